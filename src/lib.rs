@@ -1,0 +1,1 @@
+//! Owns the workspace tests and examples; has no code of its own.
