@@ -1,2 +1,16 @@
-//! x
+//! Every decision of a Roundelay node, without any I/O.
+//!
+//! This crate knows no sockets, files, threads, clock or source of randomness: time, randomness and the results of I/O
+//! come in as arguments, and what is to be done goes out as values. ARCHITECTURE.md draws the formats.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod codec;
+pub mod event;
+pub mod heads;
+pub mod hlc;
+pub mod ids;
 pub mod limits;
+pub mod sign;
+pub mod topic;
+pub mod write_set;
