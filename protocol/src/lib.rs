@@ -4,13 +4,21 @@
 //! come in as arguments, and what is to be done goes out as values. ARCHITECTURE.md draws the formats.
 #![forbid(unsafe_code)]
 
+pub mod ahead;
 pub mod batch;
 pub mod codec;
 pub mod event;
+pub mod frame;
 pub mod heads;
 pub mod hlc;
 pub mod ids;
+pub mod interest;
 pub mod limits;
+pub mod link;
+pub mod recent;
+pub mod replica;
+pub mod sequencer;
 pub mod sign;
 pub mod topic;
+pub mod wants;
 pub mod write_set;

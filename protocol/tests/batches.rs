@@ -1,4 +1,5 @@
 //! Whatever is encoded decodes to itself, and any flipped bit is refused.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -1,0 +1,177 @@
+//! One side of a link between two nodes: what the peer was told of our heads, what it told us, and whether the two
+//! agree. Both sides run the same machine; see ARCHITECTURE.md, "Reconciliation".
+
+use std::collections::BTreeSet;
+
+use crate::frame::{Hello, Memory, Position};
+use crate::heads::{LogKey, Sum, SumKey, Tip};
+use crate::ids::{Author, BatchHash};
+use crate::interest::Interest;
+
+/// Durable heads are announced together, at most this long after they changed.
+pub const ANNOUNCE_MS: u64 = 100;
+/// As long as the peer said that somebody waits, they are announced at once.
+pub const HURRY_MS: u64 = 5_000;
+/// A link that is quiet for so long is audited if anything changed since the last audit.
+pub const QUIET_MS: u64 = 500;
+/// Audits come at most so often, and when all is well this often, give or take a quarter.
+pub const AUDIT_MS: u64 = 15_000;
+/// A difference that lasts so long, with nothing on its way, leads back to comparing sums by topic.
+pub const GRACE_MS: u64 = 3_000;
+/// Heads in one page of announcements.
+pub const PAGE_HEADS: usize = 2_048;
+
+/// How far we are in telling the peer our heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Informing {
+    /// Its hello has not come.
+    Greeting,
+    /// Our sums are with it; it will say which topics differ.
+    Comparing,
+    /// It knows our heads but for those that are dirty, and some of these from the time before we met.
+    CatchingUp,
+    /// It knows our heads but for those that are dirty.
+    Live,
+}
+
+/// What is known of the peer since its hello.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) interest: Interest,
+    /// Its wall clock less ours, in milliseconds.
+    pub(crate) clock_ahead_ms: i64,
+    pub(crate) key: SumKey,
+}
+
+/// A question whether all is converged, to be answered when it is.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) id: u64,
+    /// Wants up to this serial must be settled first.
+    pub(crate) serial: u64,
+    /// Whether we have said that our heads were told.
+    pub(crate) seen_sent: bool,
+}
+
+/// A link to a peer.
+#[derive(Debug)]
+pub struct Link {
+    /// The driver's number for it; frames of an earlier link to the same peer are ignored.
+    pub(crate) id: u64,
+    pub(crate) nonce: u64,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) peer: Option<Peer>,
+    pub(crate) informing: Informing,
+    /// Whether the peer has told us all its heads once.
+    pub(crate) informed: bool,
+    /// Up to where the peer's heads are known, and which memory of it is stored.
+    pub(crate) known: Option<Position>,
+    /// The greatest want serial when `known` was reached.
+    pub(crate) known_serial: u64,
+    pub(crate) dirty: BTreeSet<LogKey>,
+    pub(crate) announce_at_ms: Option<u64>,
+    /// The driver's queue to the peer has room.
+    pub(crate) writable: bool,
+    pub(crate) hurry_until_ms: u64,
+    pub(crate) hurry_sent_ms: u64,
+    /// Sum and number of our durable heads in what we have in common.
+    pub(crate) sum: Sum,
+    pub(crate) events: u64,
+    /// The peer's number of events, as it last said.
+    pub(crate) peer_events: u64,
+    pub(crate) audit_at_ms: u64,
+    pub(crate) last_change_ms: u64,
+    pub(crate) last_audit_ms: u64,
+    pub(crate) in_sync: bool,
+    pub(crate) differing_since_ms: Option<u64>,
+    /// Doubles with every comparison that did not help, up to a minute.
+    pub(crate) grace_ms: u64,
+    pub(crate) serving: u32,
+    /// Comparisons of sums whose answer is still to come.
+    pub(crate) comparing: u32,
+    /// Holes that this peer was asked to fill, by their anchors.
+    pub(crate) holes_asked: BTreeSet<BatchHash>,
+    pub(crate) probes: Vec<Probe>,
+}
+
+impl Link {
+    pub(crate) fn new(id: u64, nonce: u64, memory: Option<Memory>, now_ms: u64) -> Self {
+        Self {
+            id,
+            nonce,
+            memory,
+            peer: None,
+            informing: Informing::Greeting,
+            informed: false,
+            known: None,
+            known_serial: 0,
+            dirty: BTreeSet::new(),
+            announce_at_ms: None,
+            writable: true,
+            hurry_until_ms: 0,
+            hurry_sent_ms: 0,
+            sum: Sum::default(),
+            events: 0,
+            peer_events: 0,
+            audit_at_ms: now_ms + QUIET_MS,
+            last_change_ms: now_ms,
+            last_audit_ms: 0,
+            in_sync: false,
+            differing_since_ms: None,
+            grace_ms: GRACE_MS,
+            serving: 0,
+            comparing: 0,
+            holes_asked: BTreeSet::new(),
+            probes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn meet(&mut self, hello: &Hello, wall_ms: u64) {
+        let clock_ahead_ms = i64::try_from(i128::from(hello.clock_ms) - i128::from(wall_ms)).unwrap_or(i64::MAX);
+        self.peer = Some(Peer {
+            interest: hello.interest.clone(),
+            clock_ahead_ms,
+            key: SumKey::of_link(self.nonce, hello.nonce),
+        });
+    }
+
+    /// Whether both ends hold the log, or ought to.
+    pub(crate) fn shares(&self, me: &Author, mine: &Interest, peer: &Author, log: &LogKey) -> bool {
+        let theirs = self.peer.as_ref().map(|known| &known.interest);
+        theirs.is_some_and(|theirs| mine.holds(me, log) && theirs.holds(peer, log))
+    }
+
+    /// Takes note that a shared log's durable tips changed here.
+    pub(crate) fn note_change(&mut self, log: &LogKey, old: &[Tip], new: &[Tip], now_ms: u64) {
+        let Some(peer) = &self.peer else { return };
+        self.sum.remove(&peer.key, log, old);
+        self.sum.add(&peer.key, log, new);
+        self.events = (self.events + count(new)).saturating_sub(count(old));
+        self.touch(now_ms);
+        self.make_dirty(log.clone(), now_ms);
+    }
+
+    pub(crate) fn make_dirty(&mut self, log: LogKey, now_ms: u64) {
+        self.dirty.insert(log);
+        let wait_ms = if now_ms < self.hurry_until_ms { 0 } else { ANNOUNCE_MS };
+        let at_ms = now_ms + wait_ms;
+        self.announce_at_ms = Some(self.announce_at_ms.map_or(at_ms, |old| old.min(at_ms)));
+    }
+
+    /// Something moved: sync has to be shown anew.
+    pub(crate) fn touch(&mut self, now_ms: u64) {
+        self.last_change_ms = now_ms;
+        if self.in_sync || self.audit_at_ms > now_ms + QUIET_MS {
+            self.audit_at_ms = now_ms + QUIET_MS;
+        }
+        self.in_sync = false;
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.informing == Informing::Live
+    }
+}
+
+pub(crate) fn count(tips: &[Tip]) -> u64 {
+    tips.iter().map(|tip| tip.seq).sum()
+}

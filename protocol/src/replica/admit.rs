@@ -1,0 +1,255 @@
+//! The one door in for batches of others (and of this node's other lives): known? next? gap? fork? clock?
+
+use super::{Effect, MAX_LOOKUPS, Notice, Replica, Source};
+use crate::batch::VerifiedBatch;
+use crate::frame::Range;
+use crate::heads::{Hole, LogKey, LogRecord, MAX_HOLES, Tip};
+use crate::ids::{Author, BatchHash};
+use crate::limits::MAX_TIPS;
+use crate::sign::Signer;
+use crate::write_set::WriteSet;
+
+/// A gap that gossip leaves is asked for after so long: what is missing may be a step behind.
+const GAP_GRACE_MS: u64 = 30;
+
+/// The record with one more batch on top of one of its tips, or as a new line.
+pub(super) fn advance(record: &mut LogRecord, batch: &VerifiedBatch) {
+    let parent = batch.header().parent;
+    record.tips.retain(|tip| tip.hash != parent);
+    record.tips.push(batch.tip());
+    record.tips.sort();
+    record.events += batch.header().count;
+    record.bytes += batch.bytes().len() as u64;
+}
+
+fn log_of(batch: &VerifiedBatch) -> LogKey {
+    LogKey { topic: batch.header().topic.clone(), author: batch.header().author }
+}
+
+fn place_of(batch: &VerifiedBatch) -> (u64, BatchHash) {
+    (batch.header().last_seq(), batch.hash())
+}
+
+fn parent_of(batch: &VerifiedBatch) -> (u64, BatchHash) {
+    (batch.header().first_seq - 1, batch.header().parent)
+}
+
+fn peer_of(source: Source) -> Option<Author> {
+    match source {
+        Source::Gossip(peer) | Source::Pull { peer, .. } => Some(peer),
+        Source::Import => None,
+    }
+}
+
+impl<S: Signer> Replica<S> {
+    pub(super) fn take_batch(&mut self, batch: VerifiedBatch, source: Source) {
+        if let Source::Pull { id, .. } = source {
+            self.wants.progress(id, self.now.mono_ms);
+        }
+        let log = log_of(&batch);
+        if !self.interest.holds(&self.me, &log) || (self.pruning.is_full() && log.author != self.me) {
+            return;
+        }
+        self.see_topic(&log.topic);
+        self.look_for_twin(&batch);
+        let hash = batch.hash();
+        if self.recent.contains(&hash) || self.lookups.contains_key(&hash) {
+            return;
+        }
+        let (seq, parent) = parent_of(&batch);
+        let record = self.latest(&log);
+        let tips = record.map(|record| record.tips.as_slice()).unwrap_or_default();
+        if let Some(tip) = tips.iter().find(|tip| tip.hash == parent) {
+            let tip = *tip;
+            return self.admit_chain(&log, batch, Some(tip));
+        }
+        let top = record.map_or(0, LogRecord::last_seq);
+        if seq == 0 && top == 0 {
+            return self.admit_chain(&log, batch, None);
+        }
+        let fills_hole =
+            record.is_some_and(|record| record.holes.iter().any(|hole| hole.from <= seq + 1 && seq < hole.to));
+        if seq > top && !fills_hole {
+            return self.hold(log, batch, source);
+        }
+        // Somewhere inside what is here: a repeat, a fork or the filling of a hole. Only the store can tell.
+        if self.lookups.len() < MAX_LOOKUPS {
+            let place = place_of(&batch);
+            self.lookups.insert(hash, (batch, source));
+            self.effects.push(Effect::Find { log, place, parent: (seq, parent) });
+        }
+    }
+
+    pub(super) fn found(&mut self, hash: &BatchHash, known: bool, parent: Option<Tip>) {
+        let Some((batch, source)) = self.lookups.remove(hash) else { return };
+        let log = log_of(&batch);
+        if known || self.recent.contains(hash) {
+            self.recent.insert(*hash);
+            self.wants.settle(&log, &place_of(&batch));
+            return;
+        }
+        let (seq, parent_hash) = parent_of(&batch);
+        // The parent may have been admitted while the store was asked.
+        let tip = self.latest(&log).and_then(|record| record.tips.iter().find(|tip| tip.hash == parent_hash).copied());
+        match tip.or(parent) {
+            Some(parent) => self.admit_chain(&log, batch, Some(parent)),
+            None if seq == 0 => self.admit_chain(&log, batch, None),
+            // The parent is on its way to the disk, inside its log: it is looked up again once it is there.
+            None if self.recent.contains(&parent_hash) => {
+                self.ahead.insert(batch);
+            }
+            None if self.is_anchor(&log, hash) => self.admit_chain(&log, batch, None),
+            None => self.hold(log, batch, source),
+        }
+    }
+
+    fn is_anchor(&self, log: &LogKey, hash: &BatchHash) -> bool {
+        self.latest(log).is_some_and(|record| record.holes.iter().any(|hole| hole.anchor == *hash))
+    }
+
+    /// Keeps a batch that came ahead of its parent, and wants the parent.
+    fn hold(&mut self, log: LogKey, batch: VerifiedBatch, source: Source) {
+        let parent = parent_of(&batch);
+        let waits_too = self.ahead.contains_parent(&log, &parent);
+        let kept = self.ahead.insert(batch);
+        if !kept || waits_too || self.lookups.contains_key(&parent.1) {
+            return;
+        }
+        let grace_ms = if matches!(source, Source::Gossip(_)) { GAP_GRACE_MS } else { 0 };
+        let peers = peer_of(source).into_iter().filter(|peer| self.links.contains_key(peer));
+        let peers: Vec<_> = peers.chain(self.wants.announcers(&log).into_iter().map(|(peer, _)| peer)).collect();
+        self.wants.add_inner(&log, parent, peers, self.now.mono_ms + grace_ms);
+        self.plan_pending = true;
+    }
+
+    /// Admits a batch and all that waited for it, in one write.
+    fn admit_chain(&mut self, log: &LogKey, batch: VerifiedBatch, parent: Option<Tip>) {
+        let record = self.latest_or_new(log);
+        self.admit_onto(log, record, vec![(batch, parent)]);
+    }
+
+    fn admit_onto(&mut self, log: &LogKey, mut record: LogRecord, mut next: Vec<(VerifiedBatch, Option<Tip>)>) {
+        let mut set = WriteSet::default();
+        while let Some((batch, parent)) = next.pop() {
+            if self.recent.contains(&batch.hash()) || !self.check(log, &batch, parent, &record) {
+                continue;
+            }
+            let tip = batch.tip();
+            self.clock.observe(tip.hlc, self.now.wall_ms.saturating_add_signed(self.clock_offset_ms));
+            if fill_hole(&mut record, &batch) {
+                record.events += batch.header().count;
+                record.bytes += batch.bytes().len() as u64;
+                let (seq, hash) = parent_of(&batch);
+                if let Some(below) = self.ahead.take_hash(log, &hash).filter(|_| seq > 0) {
+                    next.push((below, None));
+                }
+            } else {
+                advance(&mut record, &batch);
+            }
+            self.recent.insert(tip.hash);
+            self.wants.arriving(log, &(tip.seq, tip.hash));
+            for child in self.ahead.take_children(log, tip.seq, &tip.hash) {
+                next.push((child, Some(tip)));
+            }
+            set.batches.push(batch);
+        }
+        if set.batches.is_empty() {
+            return;
+        }
+        if record.tips.len() > 1 && self.logs.get(log).is_none_or(|old| old.tips.len() < record.tips.len()) {
+            self.effects.push(Effect::Notice(Notice::Forked { log: log.clone(), tips: record.tips.len() }));
+        }
+        set.logs.push(record);
+        self.write(set, Vec::new(), Vec::new());
+        self.plan_pending = true;
+    }
+
+    /// Whether a batch may follow its parent. What may not is refused by every node alike, so nothing diverges.
+    fn check(&mut self, log: &LogKey, batch: &VerifiedBatch, parent: Option<Tip>, record: &LogRecord) -> bool {
+        let header = batch.header();
+        if parent.is_some_and(|parent| parent.seq + 1 != header.first_seq || parent.hlc >= header.first_hlc) {
+            self.effects.push(Effect::Notice(Notice::Invalid { log: log.clone() }));
+            self.wants.forget(log, &place_of(batch));
+            return false;
+        }
+        let replaces = record.tips.iter().any(|tip| tip.hash == header.parent);
+        if !replaces && record.tips.len() >= MAX_TIPS && !self.is_anchor(log, &batch.hash()) {
+            self.effects.push(Effect::Notice(Notice::Cheat { log: log.clone() }));
+            self.wants.forget(log, &place_of(batch));
+            return false;
+        }
+        true
+    }
+
+    /// Another live process that publishes as this node: its stamps are from after our start.
+    fn look_for_twin(&mut self, batch: &VerifiedBatch) {
+        let header = batch.header();
+        let foreign = header.author == self.me && header.incarnation != self.incarnation;
+        if foreign && header.first_hlc > self.born && self.twin != Some(header.incarnation) {
+            self.twin = Some(header.incarnation);
+            self.effects.push(Effect::Notice(Notice::Twin { incarnation: header.incarnation }));
+        }
+    }
+
+    /// After a pull from `peer`: what waits ahead with a parent that this peer says is missing is admitted above a
+    /// hole, unless somebody else may have it.
+    pub(super) fn skip_missing(&mut self, range: &Range, peer: Author, missing: &[(u64, u64)]) {
+        let log = &range.log;
+        let Some(lowest) = self.ahead.lowest(log) else { return };
+        let gap = parent_of(lowest);
+        if !missing.iter().any(|(from, to)| (*from..=*to).contains(&gap.0)) {
+            return;
+        }
+        self.wants.deny(log, &gap, &peer);
+        for (other, floor) in self.wants.announcers(log) {
+            let told = other != peer && floor < gap.0 && self.links.contains_key(&other);
+            if told && !self.wants.was_denied(log, &gap, &other) {
+                self.wants.add_inner(log, gap, [other], self.now.mono_ms);
+            }
+        }
+        if self.wants.sources(log, &gap).is_empty() {
+            self.admit_above_hole(&log.clone(), gap);
+        }
+    }
+
+    fn admit_above_hole(&mut self, log: &LogKey, gap: (u64, BatchHash)) {
+        let mut record = self.latest_or_new(log);
+        let from = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < gap.0).max().unwrap_or(record.floor) + 1;
+        if from > gap.0 || record.holes.len() >= MAX_HOLES {
+            return;
+        }
+        let hole = Hole { from, to: gap.0, anchor: gap.1 };
+        record.holes.push(hole);
+        record.holes.sort();
+        // The line below the hole is taken to be the one above it, unless its end is announced as a tip of its own.
+        let announced = self.wants.places(log);
+        record.tips.retain(|tip| tip.seq + 1 != from || announced.contains(&(tip.seq, tip.hash)));
+        self.effects.push(Effect::Notice(Notice::Hole { log: log.clone(), hole }));
+        self.wants.forget(log, &gap);
+        let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
+        self.admit_onto(log, record, above);
+    }
+}
+
+/// Shrinks the hole that the batch fills from below or above. `false` when it fills none.
+fn fill_hole(record: &mut LogRecord, batch: &VerifiedBatch) -> bool {
+    let header = batch.header();
+    let Some(index) = record
+        .holes
+        .iter()
+        .position(|hole| hole.anchor == batch.hash() || (hole.from == header.first_seq && header.last_seq() < hole.to))
+    else {
+        return false;
+    };
+    let hole = &mut record.holes[index];
+    if hole.anchor == batch.hash() {
+        hole.to = header.first_seq - 1;
+        hole.anchor = header.parent;
+    } else {
+        hole.from = header.last_seq() + 1;
+    }
+    if hole.from > hole.to {
+        record.holes.remove(index);
+    }
+    true
+}

@@ -1,0 +1,519 @@
+//! Links: meeting, telling heads, taking heads, and making sure that both sides agree.
+
+use std::collections::BTreeMap;
+
+use super::{Effect, Replica};
+use crate::frame::{Frame, Head, Hello, MAX_PAGE, Memory, Position};
+use crate::heads::{LogKey, LogRecord, Sum, SumKey};
+use crate::ids::{Author, BatchHash, Chain};
+use crate::interest::Interest;
+use crate::link::{AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, PAGE_HEADS, Probe, QUIET_MS, count};
+use crate::sign::Signer;
+use crate::topic::Topic;
+use crate::write_set::WriteSet;
+
+/// What a peer announces live is not pulled at once: gossip is about to bring it.
+const LIVE_GRACE_MS: u64 = 250;
+/// What is remembered of peers is written at most so often.
+const MEMORY_MS: u64 = 5_000;
+/// Probes of one peer that may wait for an answer.
+const MAX_PROBES: usize = 64;
+/// Marks in the store under which peers are remembered; the peer's 32 bytes follow.
+pub const MEMORY_MARK: &[u8] = b"peer/";
+
+/// How far a probe has come with one peer.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    sent: bool,
+    /// The peer's heads were told; wants up to this serial are to be settled.
+    seen: Option<u64>,
+    done: bool,
+}
+
+impl<S: Signer> Replica<S> {
+    pub(super) fn link_up(&mut self, peer: Author, id: u64, nonce: u64, memory: Option<Memory>) {
+        if self.links.contains_key(&peer) {
+            self.drop_link(&peer);
+        }
+        // What was learnt since the mark was read counts, and what the store holds otherwise.
+        let memory = self.memories.get(&peer).copied().or(memory);
+        if let Some(memory) = memory {
+            self.memories.insert(peer, memory);
+        }
+        self.links.insert(peer, Link::new(id, nonce, memory, self.now.mono_ms));
+        let hello = Hello {
+            process: self.incarnation.0,
+            nonce,
+            epoch: self.position.epoch,
+            clock_ms: self.now.wall_ms,
+            interest: self.interest.clone(),
+            memory,
+        };
+        self.send(peer, Frame::Hello(hello));
+    }
+
+    pub(super) fn link_down(&mut self, peer: &Author, id: u64) {
+        if self.links.get(peer).is_some_and(|link| link.id == id) {
+            self.drop_link(peer);
+        }
+    }
+
+    fn drop_link(&mut self, peer: &Author) {
+        self.remember(Some(*peer));
+        self.links.remove(peer);
+        self.wants.peer_down(peer);
+        for progress in self.probes.values_mut() {
+            progress.remove(peer);
+        }
+        self.plan_pending = true;
+    }
+
+    pub(super) fn take_frame(&mut self, peer: Author, id: u64, frame: Frame, chain: Option<Chain>) {
+        let Some(link) = self.links.get_mut(&peer).filter(|link| link.id == id) else { return };
+        let greeted = link.peer.is_some();
+        match frame {
+            Frame::Hello(_) if greeted => self.breach(peer, "said hello twice"),
+            Frame::Hello(hello) => self.meet(peer, &hello, chain),
+            _ if !greeted => self.breach(peer, "spoke before saying hello"),
+            Frame::Interest(interest) => {
+                if let Some(known) = &mut link.peer {
+                    known.interest = interest;
+                }
+                self.compare_anew(peer);
+            }
+            Frame::Sums { topics, last } => self.take_sums(peer, topics, last),
+            Frame::Want { topics, last } => self.take_want(peer, &topics, last),
+            Frame::Heads { heads, upto, events } => self.take_heads(peer, heads, upto, events),
+            Frame::Audit { sum, events } => self.take_audit(peer, sum, events),
+            Frame::Pull { id, max_bytes, ranges } => self.serve(peer, id, max_bytes, ranges),
+            // Batches were verified by the driver and came in one by one.
+            Frame::Batches { id, .. } => self.wants.progress(id, self.now.mono_ms),
+            Frame::PullEnd { id, served, missing } => self.pull_ended(peer, id, served, &missing),
+            Frame::Hurry => {
+                link.hurry_until_ms = self.now.mono_ms + HURRY_MS;
+                link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
+            }
+            Frame::Probe(id) if link.probes.len() < MAX_PROBES => {
+                link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
+                link.probes.push(Probe { id, serial: self.wants.serial(), seen_sent: false });
+            }
+            Frame::Probe(_) => self.breach(peer, "sent too many probes"),
+            Frame::ProbeSeen(id) => {
+                let serial = self.wants.serial();
+                if let Some(progress) = self.probes.get_mut(&id).and_then(|probe| probe.get_mut(&peer)) {
+                    progress.seen = Some(serial);
+                }
+            }
+            Frame::ProbeDone(id) => {
+                if let Some(progress) = self.probes.get_mut(&id).and_then(|probe| probe.get_mut(&peer)) {
+                    progress.done = true;
+                }
+            }
+        }
+    }
+
+    pub(super) fn breach(&mut self, peer: Author, reason: &'static str) {
+        self.effects.push(Effect::Disconnect { peer, reason });
+    }
+
+    fn meet(&mut self, peer: Author, hello: &Hello, chain: Option<Chain>) {
+        let position = self.position;
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        link.meet(hello, self.now.wall_ms);
+        let common = self.interest.fingerprint(&hello.interest);
+        let remembered = hello.memory.filter(|memory| {
+            let at = &memory.position;
+            let same_place = at.arrival.0 == 0 || chain == Some(at.chain);
+            at.epoch == position.epoch && at.arrival <= position.arrival && same_place && memory.common == common
+        });
+        self.judge_clock();
+        self.sum_up(peer);
+        match remembered {
+            Some(memory) => {
+                let since = memory.position.arrival;
+                let changed = self.logs.values().filter(|record| record.last_arrival > since);
+                let changed: Vec<LogKey> = changed.map(|record| record.key.clone()).collect();
+                let Some(link) = self.links.get_mut(&peer) else { return };
+                for log in changed {
+                    if link.shares(&self.me, &self.interest, &peer, &log) {
+                        link.dirty.insert(log);
+                    }
+                }
+                link.informing = Informing::CatchingUp;
+            }
+            None => self.send_sums(peer),
+        }
+    }
+
+    /// Recomputes the link's sum over what both have in common.
+    fn sum_up(&mut self, peer: Author) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let Some(key) = link.peer.as_ref().map(|known| known.key) else { return };
+        (link.sum, link.events) = (Sum::default(), 0);
+        for record in self.logs.values() {
+            if link.shares(&self.me, &self.interest, &peer, &record.key) {
+                link.sum.add(&key, &record.key, &record.tips);
+                link.events += count(&record.tips);
+            }
+        }
+        link.touch(self.now.mono_ms);
+    }
+
+    fn topic_sums(&self, peer: &Author) -> BTreeMap<Topic, Sum> {
+        let mut sums: BTreeMap<Topic, Sum> = BTreeMap::new();
+        let Some(link) = self.links.get(peer) else { return sums };
+        let Some(key) = link.peer.as_ref().map(|known| known.key) else { return sums };
+        for record in self.logs.values() {
+            if link.shares(&self.me, &self.interest, peer, &record.key) && !record.tips.is_empty() {
+                sums.entry(record.key.topic.clone()).or_default().add(&key, &record.key, &record.tips);
+            }
+        }
+        sums
+    }
+
+    /// Starts to tell a peer our heads without knowing what it has.
+    fn send_sums(&mut self, peer: Author) {
+        let sums: Vec<_> = self.topic_sums(&peer).into_iter().collect();
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        link.comparing += 1;
+        link.informing = Informing::Comparing;
+        for (topics, last) in pages(&sums) {
+            self.send(peer, Frame::Sums { topics, last });
+        }
+    }
+
+    fn compare_anew(&mut self, peer: Author) {
+        self.sum_up(peer);
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.informed = false;
+            link.known = None;
+        }
+        self.send_sums(peer);
+    }
+
+    fn take_sums(&mut self, peer: Author, topics: Vec<(Topic, Sum)>, last: bool) {
+        let mine = self.topic_sums(&peer);
+        let differing: Vec<Topic> = topics
+            .into_iter()
+            .filter(|(topic, sum)| mine.get(topic).copied().unwrap_or_default() != *sum)
+            .map(|(topic, _)| topic)
+            .collect();
+        self.send(peer, Frame::Want { topics: differing, last });
+    }
+
+    fn take_want(&mut self, peer: Author, topics: &[Topic], last: bool) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        for topic in topics {
+            let first = LogKey { topic: topic.clone(), author: Author([0; 32]) };
+            for (key, _) in self.logs.range(first..).take_while(|(key, _)| key.topic == *topic) {
+                if link.shares(&self.me, &self.interest, &peer, key) {
+                    link.dirty.insert(key.clone());
+                }
+            }
+        }
+        if last {
+            link.comparing = link.comparing.saturating_sub(1);
+            if link.comparing == 0 && link.informing == Informing::Comparing {
+                link.informing = Informing::CatchingUp;
+            }
+        }
+    }
+
+    /// Tells each peer the heads that it does not know yet, a page at a time, as its queue takes them.
+    pub(super) fn announce_due(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let due = self.links.iter().filter(|(_, link)| {
+            let due = link.announce_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
+            link.writable && (link.informing == Informing::CatchingUp || (link.is_live() && due))
+        });
+        let peers: Vec<Author> = due.map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            self.announce(peer);
+        }
+    }
+
+    fn announce(&mut self, peer: Author) {
+        let position = self.position;
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let mut heads = Vec::new();
+        while heads.len() < PAGE_HEADS
+            && let Some(key) = link.dirty.pop_first()
+        {
+            if let Some(record) = self.logs.get(&key) {
+                heads.push(head_of(record));
+            }
+        }
+        let whole = link.dirty.is_empty();
+        if whole {
+            link.informing = Informing::Live;
+            link.announce_at_ms = None;
+        }
+        link.writable = heads.len() < 256;
+        let events = link.events;
+        self.send(peer, Frame::Heads { heads, upto: whole.then_some(position), events });
+    }
+
+    fn take_heads(&mut self, peer: Author, heads: Vec<Head>, upto: Option<Position>, events: u64) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        let due_ms = if link.informed { self.now.mono_ms + LIVE_GRACE_MS } else { self.now.mono_ms };
+        link.peer_events = events;
+        if !heads.is_empty() {
+            link.touch(self.now.mono_ms);
+        }
+        for head in heads {
+            if !self.interest.holds(&self.me, &head.log) {
+                continue;
+            }
+            self.see_topic(&head.log.topic);
+            if head.log.author == self.me {
+                self.note_announced(peer, &head.log.topic, &head.tips);
+            }
+            self.take_head(peer, head, due_ms);
+        }
+        if upto.is_some() && self.links.get(&peer).is_some_and(|link| !link.informed) {
+            self.want_all_holes(peer);
+        }
+        if let (Some(link), Some(position)) = (self.links.get_mut(&peer), upto) {
+            link.informed = true;
+            link.known = Some(position);
+            link.known_serial = self.wants.serial();
+        }
+        self.plan_pending = true;
+    }
+
+    fn take_head(&mut self, peer: Author, head: Head, due_ms: u64) {
+        let record = self.latest(&head.log);
+        let (top, floor) = record.map_or((0, 0), |record| (record.last_seq(), record.floor));
+        let tips = record.map(|record| record.tips.clone()).unwrap_or_default();
+        let here = |place: &(u64, BatchHash)| {
+            self.recent.contains(&place.1) || tips.iter().any(|tip| tip.hash == place.1) || place.0 <= floor
+        };
+        let absent: Vec<_> = head.tips.iter().filter(|place| !here(place)).copied().collect();
+        self.want_holes(peer, &head.log, head.floor);
+        if absent.iter().any(|place| place.0 <= top) {
+            // Behind us, or on another line: the store can tell.
+            self.effects.push(Effect::Check { peer, log: head.log, floor: head.floor, places: absent, due_ms });
+        } else {
+            self.wants.announce(&head.log, peer, &absent, head.floor, due_ms);
+        }
+    }
+
+    /// The answer to [`Effect::Check`].
+    pub(super) fn checked(&mut self, peer: Author, log: &LogKey, floor: u64, absent: &[(u64, BatchHash)], due_ms: u64) {
+        if self.links.contains_key(&peer) {
+            let absent: Vec<_> = absent.iter().filter(|place| !self.recent.contains(&place.1)).copied().collect();
+            self.wants.announce(log, peer, &absent, floor, due_ms);
+        }
+    }
+
+    /// Holes that this peer may be able to fill are asked for, once a link.
+    fn want_holes(&mut self, peer: Author, log: &LogKey, floor: u64) {
+        let record = self.latest.get(log).map(|latest| &latest.record).or(self.logs.get(log));
+        let (Some(record), Some(link)) = (record, self.links.get_mut(&peer)) else { return };
+        for hole in record.holes.iter().filter(|hole| floor < hole.to) {
+            if link.holes_asked.insert(hole.anchor) {
+                self.wants.add_inner(log, (hole.to, hole.anchor), [peer], self.now.mono_ms);
+            }
+        }
+    }
+
+    /// Equal heads say nothing of what lies below them, so whoever is met is asked for every hole.
+    fn want_all_holes(&mut self, peer: Author) {
+        let Some(link) = self.links.get(&peer) else { return };
+        let shared = self
+            .logs
+            .values()
+            .filter(|record| !record.holes.is_empty() && link.shares(&self.me, &self.interest, &peer, &record.key));
+        let logs: Vec<LogKey> = shared.map(|record| record.key.clone()).collect();
+        for log in logs {
+            self.want_holes(peer, &log, 0);
+        }
+    }
+
+    pub(super) fn audit_due(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let peers: Vec<Author> =
+            self.links.iter().filter(|(_, link)| link.audit_at_ms <= now_ms).map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            let jitter = self.random(AUDIT_MS / 2);
+            let Some(link) = self.links.get_mut(&peer) else { continue };
+            let quiet = link.last_change_ms + QUIET_MS <= now_ms || link.last_audit_ms + 4 * AUDIT_MS <= now_ms;
+            if !link.is_live() || !link.dirty.is_empty() || !quiet {
+                link.audit_at_ms = now_ms + QUIET_MS;
+                continue;
+            }
+            link.last_audit_ms = now_ms;
+            link.audit_at_ms = now_ms + AUDIT_MS * 3 / 4 + jitter;
+            let frame = Frame::Audit { sum: link.sum, events: link.events };
+            self.send(peer, frame);
+        }
+    }
+
+    fn take_audit(&mut self, peer: Author, sum: Sum, events: u64) {
+        let now_ms = self.now.mono_ms;
+        let lacking = self.wants.has_since(&peer, u64::MAX);
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        link.peer_events = events;
+        if sum == link.sum {
+            link.in_sync = link.informed;
+            link.differing_since_ms = None;
+            link.grace_ms = GRACE_MS;
+            return;
+        }
+        link.in_sync = false;
+        link.audit_at_ms = link.audit_at_ms.min(now_ms + 1_000);
+        let since_ms = *link.differing_since_ms.get_or_insert(now_ms);
+        if now_ms - since_ms >= link.grace_ms && !lacking && link.is_live() {
+            link.differing_since_ms = None;
+            link.grace_ms = (link.grace_ms * 2).min(60_000);
+            self.send_sums(peer);
+        }
+    }
+
+    pub(super) fn set_interest(&mut self, interest: Interest) {
+        if interest == self.interest {
+            return;
+        }
+        self.interest = interest;
+        let (me, mine) = (self.me, &self.interest);
+        self.wants.retain(|log| mine.holds(&me, log));
+        self.topics_seen.retain(|topic| mine.covers(topic));
+        let known: Vec<Topic> = self.logs.keys().map(|key| key.topic.clone()).collect();
+        for topic in known {
+            self.see_topic(&topic);
+        }
+        let peers: Vec<Author> =
+            self.links.iter().filter(|(_, link)| link.peer.is_some()).map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            let frame = Frame::Interest(self.interest.clone());
+            self.send(peer, frame);
+            self.compare_anew(peer);
+        }
+    }
+
+    pub(super) fn probe(&mut self, id: u64) {
+        let peers = self.links.keys().map(|peer| (*peer, Progress::default())).collect();
+        self.probes.insert(id, peers);
+        for link in self.links.values_mut() {
+            link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
+        }
+    }
+
+    pub(super) fn answer_probes(&mut self) {
+        self.answer_peers_probes();
+        let mut out = Vec::new();
+        for (id, probe) in &mut self.probes {
+            for (peer, progress) in probe.iter_mut().filter(|(_, progress)| !progress.sent) {
+                // The peer must know our heads before it can say that it covers them.
+                if self.links.get(peer).is_some_and(|link| link.is_live() && link.dirty.is_empty()) {
+                    progress.sent = true;
+                    out.push(Effect::Send { peer: *peer, frame: Frame::Probe(*id) });
+                }
+            }
+        }
+        let wants = &self.wants;
+        self.probes.retain(|id, probe| {
+            let settled = |(peer, progress): (&Author, &Progress)| {
+                progress.done && progress.seen.is_some_and(|serial| !wants.has_since(peer, serial))
+            };
+            let complete = probe.iter().all(settled);
+            if complete {
+                out.push(Effect::Probed { id: *id, links: probe.len() as u32 });
+            }
+            !complete
+        });
+        self.effects.append(&mut out);
+    }
+
+    fn answer_peers_probes(&mut self) {
+        let mut out = Vec::new();
+        for (peer, link) in &mut self.links {
+            let told = link.is_live() && link.dirty.is_empty();
+            let informed = link.informed;
+            for probe in link.probes.iter_mut().filter(|probe| told && !probe.seen_sent) {
+                probe.seen_sent = true;
+                out.push(Effect::Send { peer: *peer, frame: Frame::ProbeSeen(probe.id) });
+            }
+            link.probes.retain(|probe| {
+                let done = probe.seen_sent && informed && !self.wants.has_since(peer, probe.serial);
+                if done {
+                    out.push(Effect::Send { peer: *peer, frame: Frame::ProbeDone(probe.id) });
+                }
+                !done
+            });
+        }
+        self.effects.append(&mut out);
+    }
+
+    /// Where most peers' clocks are more than a day from ours, ours is wrong.
+    fn judge_clock(&mut self) {
+        let mut ahead: Vec<i64> =
+            self.links.values().filter_map(|link| link.peer.as_ref().map(|peer| peer.clock_ahead_ms)).collect();
+        ahead.sort_unstable();
+        let median = if ahead.len() < 2 { 0 } else { ahead[ahead.len() / 2] };
+        let far = median.unsigned_abs() > crate::limits::MAX_CLOCK_AHEAD_MS;
+        self.clock_offset_ms = if far { median } else { 0 };
+    }
+
+    pub(super) fn remember_peers(&mut self) {
+        if self.memories_at_ms <= self.now.mono_ms {
+            self.memories_at_ms = self.now.mono_ms + MEMORY_MS;
+            self.remember(None);
+        }
+    }
+
+    /// Writes up to where the heads of peers are known, and covered here, so that the next meeting starts from there.
+    fn remember(&mut self, only: Option<Author>) {
+        let mut set = WriteSet::default();
+        let mut memories = Vec::new();
+        for (peer, link) in self.links.iter_mut().filter(|(peer, _)| only.is_none_or(|only| only == **peer)) {
+            let (Some(position), Some(known)) = (link.known, &link.peer) else { continue };
+            let memory = Memory { position, common: self.interest.fingerprint(&known.interest) };
+            if link.memory == Some(memory) || self.wants.has_since(peer, link.known_serial) {
+                continue;
+            }
+            link.memory = Some(memory);
+            set.marks.push(([MEMORY_MARK, &peer.0].concat(), Some(memory.encode())));
+            memories.push((*peer, memory));
+        }
+        for topic in self.own.take_announced() {
+            let key = LogKey { topic, author: self.me };
+            if let Some(record) = self.latest(&key) {
+                set.logs.push(record.clone());
+            }
+        }
+        if !set.is_empty() {
+            self.write(set, Vec::new(), memories);
+        }
+    }
+}
+
+fn pages(sums: &[(Topic, Sum)]) -> Vec<(Vec<(Topic, Sum)>, bool)> {
+    let count = sums.len().div_ceil(MAX_PAGE).max(1);
+    (0..count)
+        .map(|page| {
+            let end = sums.len().min((page + 1) * MAX_PAGE);
+            (sums[page * MAX_PAGE..end].to_vec(), page + 1 == count)
+        })
+        .collect()
+}
+
+/// What is told of a log. A hole at the bottom is a floor, whoever made it.
+fn head_of(record: &LogRecord) -> Head {
+    let bottom = record.holes.first().filter(|hole| hole.from <= record.floor + 1);
+    Head {
+        log: record.key.clone(),
+        floor: bottom.map_or(record.floor, |hole| hole.to),
+        tips: record.tips.iter().map(|tip| (tip.seq, tip.hash)).collect(),
+    }
+}
+
+/// A topic's digest for reports: equal on two nodes exactly when they hold the same logs to the same place.
+#[must_use]
+pub fn digest<'a>(records: impl Iterator<Item = &'a LogRecord>) -> Sum {
+    let mut sum = Sum::default();
+    for record in records {
+        sum.add(&SumKey::REPORT, &record.key, &record.tips);
+    }
+    sum
+}

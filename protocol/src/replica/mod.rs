@@ -1,0 +1,301 @@
+//! The replica: every decision of a node in one place. It never waits, never reads the disk and knows no clock; see the
+//! crate's head. `handle` takes what happened and says what is to be done.
+//!
+//! Invariants:
+//! - Nothing is announced, gossiped as ours, acknowledged or counted in sums before it is durable.
+//! - A batch is admitted when its parent is here (written or being written), or above a recorded hole.
+//! - `logs` is what the disk holds; `latest` differs from it only where a write is on its way.
+
+mod admit;
+mod links;
+mod prune;
+mod publish;
+mod pull;
+mod report;
+mod types;
+
+pub use links::{MEMORY_MARK, digest};
+pub use types::*;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::ahead::Ahead;
+use crate::batch::VerifiedBatch;
+use crate::frame::{Memory, Position};
+use crate::heads::{LogKey, LogRecord};
+use crate::hlc::{Clock, Hlc};
+use crate::ids::{Author, BatchHash, Incarnation};
+use crate::interest::Interest;
+use crate::link::Link;
+use crate::recent::Recent;
+use crate::sequencer::Sequencer;
+use crate::sign::Signer;
+use crate::topic::Topic;
+use crate::wants::Wants;
+use crate::write_set::WriteSet;
+
+/// Hashes of admitted batches that are remembered, so that repeats need no look-up.
+const RECENT_HASHES: usize = 65_536;
+/// Batches whose look-up may be under way.
+const MAX_LOOKUPS: usize = 4_096;
+
+/// A write on its way to the disk.
+struct Write {
+    token: u64,
+    records: Vec<LogRecord>,
+    admitted: Vec<(LogKey, (u64, BatchHash))>,
+    own: Vec<publish::Sealed>,
+    memories: Vec<(Author, Memory)>,
+}
+
+/// A node's mind.
+pub struct Replica<S> {
+    me: Author,
+    signer: S,
+    incarnation: Incarnation,
+    /// The stamp from which on only this process publishes for this node.
+    born: Hlc,
+    interest: Interest,
+    clock: Clock,
+    now: Now,
+    seed: u64,
+    position: Position,
+    batch_bytes: u64,
+    cap_bytes: u64,
+    max_gossip_bytes: usize,
+    logs: BTreeMap<LogKey, LogRecord>,
+    latest: BTreeMap<LogKey, Latest>,
+    writes: VecDeque<Write>,
+    last_token: u64,
+    recent: Recent,
+    ahead: Ahead,
+    lookups: BTreeMap<BatchHash, (VerifiedBatch, Source)>,
+    wants: Wants,
+    sequencer: Sequencer,
+    own: publish::Own,
+    links: BTreeMap<Author, Link>,
+    memories: BTreeMap<Author, Memory>,
+    memories_at_ms: u64,
+    topics_seen: BTreeSet<Topic>,
+    pruning: prune::Pruning,
+    probes: BTreeMap<u64, BTreeMap<Author, links::Progress>>,
+    twin: Option<Incarnation>,
+    clock_offset_ms: i64,
+    plan_pending: bool,
+    effects: Vec<Effect>,
+}
+
+impl<S: Signer> Replica<S> {
+    /// A replica over what the store holds.
+    pub fn new(signer: S, config: Config, records: Vec<LogRecord>, now: Now) -> Self {
+        let me = signer.author();
+        let mut clock = Clock::default();
+        for tip in records.iter().flat_map(|record| &record.tips) {
+            clock.observe(tip.hlc, now.wall_ms);
+        }
+        let logs: BTreeMap<_, _> = records.into_iter().map(|record| (record.key.clone(), record)).collect();
+        let topics_seen = logs.keys().map(|key| key.topic.clone()).collect();
+        let own = publish::Own::new(&me, logs.values());
+        Self {
+            me,
+            signer,
+            incarnation: config.incarnation,
+            born: clock.greatest().max(Hlc::from_ms(now.wall_ms)),
+            interest: config.interest,
+            clock,
+            now,
+            seed: config.seed,
+            position: config.position,
+            batch_bytes: config.batch_bytes,
+            cap_bytes: config.cap_bytes,
+            max_gossip_bytes: config.max_gossip_bytes,
+            logs,
+            latest: BTreeMap::new(),
+            writes: VecDeque::new(),
+            last_token: 0,
+            recent: Recent::new(RECENT_HASHES),
+            ahead: Ahead::default(),
+            lookups: BTreeMap::new(),
+            wants: Wants::default(),
+            sequencer: Sequencer::default(),
+            own,
+            links: BTreeMap::new(),
+            memories: BTreeMap::new(),
+            memories_at_ms: 0,
+            topics_seen,
+            pruning: prune::Pruning::default(),
+            probes: BTreeMap::new(),
+            twin: None,
+            clock_offset_ms: 0,
+            plan_pending: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes what happened and returns what is to be done, in order.
+    pub fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        self.now = Now { mono_ms: now.mono_ms.max(self.now.mono_ms), wall_ms: now.wall_ms };
+        match input {
+            Input::Publish { id, topic, events, acks } => self.publish(id, topic, events, acks),
+            Input::Cancel { id } => self.own.cancel(id),
+            Input::Batch { batch, source } => self.take_batch(batch, source),
+            Input::Found { hash, known, parent } => self.found(&hash, known, parent),
+            Input::Checked { peer, log, floor, absent, due_ms } => self.checked(peer, &log, floor, &absent, due_ms),
+            Input::Stored { token, position, batch_bytes } => self.stored(token, position, batch_bytes),
+            Input::LinkUp { peer, link, nonce, memory } => self.link_up(peer, link, nonce, memory),
+            Input::LinkDown { peer, link } => self.link_down(&peer, link),
+            Input::Frame { peer, link, frame, chain } => self.take_frame(peer, link, frame, chain),
+            Input::Drained { peer } => {
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.writable = true;
+                }
+            }
+            Input::Served { peer } => {
+                if let Some(link) = self.links.get_mut(&peer) {
+                    link.serving = link.serving.saturating_sub(1);
+                }
+            }
+            Input::Oldest { batches, end } => self.prune(batches, end),
+            Input::SetInterest(interest) => self.set_interest(interest),
+            Input::Probe { id } => self.probe(id),
+            Input::Tick => {
+                self.wants.expire(self.now.mono_ms);
+                self.plan_pending = true;
+            }
+        }
+        self.settle();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// What follows from any input: sealing, announcing, pulling, pruning.
+    fn settle(&mut self) {
+        self.seal_queued();
+        self.announce_due();
+        self.audit_due();
+        self.answer_probes();
+        if self.plan_pending {
+            self.plan_pending = false;
+            self.pull_due();
+        }
+        self.remember_peers();
+        self.prune_if_full();
+    }
+
+    /// When [`Input::Tick`] should come, on the monotonic clock, if nothing else comes before.
+    #[must_use]
+    pub fn deadline_ms(&self) -> u64 {
+        let now_ms = self.now.mono_ms;
+        let links = self.links.values().flat_map(|link| {
+            let announce = link.announce_at_ms.filter(|_| link.writable);
+            [announce, Some(link.audit_at_ms)].into_iter().flatten()
+        });
+        let own = [self.wants.next_due_ms(now_ms), Some(now_ms + 5_000)].into_iter().flatten();
+        links.chain(own).min().unwrap_or(now_ms + 5_000).max(now_ms + 1)
+    }
+
+    /// The record of a log as it will be when all writes on their way are done.
+    fn latest(&self, key: &LogKey) -> Option<&LogRecord> {
+        self.latest.get(key).map(|latest| &latest.record).or_else(|| self.logs.get(key))
+    }
+
+    fn latest_or_new(&self, key: &LogKey) -> LogRecord {
+        self.latest(key).cloned().unwrap_or_else(|| LogRecord::new(key.clone()))
+    }
+
+    /// Puts a write on its way. `records` are the logs as they are after it.
+    fn write(&mut self, mut set: WriteSet, own: Vec<publish::Sealed>, memories: Vec<(Author, Memory)>) {
+        self.last_token += 1;
+        for record in &mut set.logs {
+            if record.key.author == self.me {
+                record.announced = record.announced.max(self.own.announced(&record.key.topic));
+            }
+            let entry = self.latest.entry(record.key.clone());
+            let latest = entry.or_insert_with(|| Latest { record: record.clone(), writes: 0 });
+            latest.record = record.clone();
+            latest.writes += 1;
+        }
+        let place = |batch: &VerifiedBatch| {
+            let header = batch.header();
+            (LogKey { topic: header.topic.clone(), author: header.author }, (header.last_seq(), batch.hash()))
+        };
+        let admitted = set.batches.iter().map(place).collect();
+        self.writes.push_back(Write { token: self.last_token, records: set.logs.clone(), admitted, own, memories });
+        self.effects.push(Effect::Append { token: self.last_token, set });
+    }
+
+    fn stored(&mut self, token: u64, position: Position, batch_bytes: u64) {
+        self.position = position;
+        self.batch_bytes = batch_bytes;
+        while self.writes.front().is_some_and(|write| write.token <= token) {
+            let Some(write) = self.writes.pop_front() else { break };
+            for mut record in write.records {
+                if let Some(latest) = self.latest.get_mut(&record.key) {
+                    latest.writes -= 1;
+                    if latest.writes == 0 {
+                        self.latest.remove(&record.key);
+                    }
+                }
+                // The store sets this in what it writes; the copy here follows.
+                if write.admitted.iter().any(|(key, _)| *key == record.key) {
+                    record.last_arrival = position.arrival;
+                } else if let Some(old) = self.logs.get(&record.key) {
+                    record.last_arrival = old.last_arrival;
+                }
+                self.install(record);
+            }
+            for (key, place) in &write.admitted {
+                self.wants.settle(key, place);
+                // A fork that came while its parent was on its way.
+                for child in self.ahead.take_children(key, place.0, &place.1) {
+                    self.take_batch(child, Source::Import);
+                }
+            }
+            for (peer, memory) in write.memories {
+                self.memories.insert(peer, memory);
+            }
+            self.report_stored(write.own);
+        }
+    }
+
+    /// A log's durable state changed.
+    fn install(&mut self, record: LogRecord) {
+        let key = record.key.clone();
+        let old = self.logs.insert(key.clone(), record);
+        let old_tips = old.as_ref().map(|old| old.tips.clone()).unwrap_or_default();
+        let new_tips = self.logs[&key].tips.clone();
+        if old_tips != new_tips {
+            for (peer, link) in &mut self.links {
+                if link.shares(&self.me, &self.interest, peer, &key) {
+                    link.note_change(&key, &old_tips, &new_tips, self.now.mono_ms);
+                }
+            }
+        }
+        self.see_topic(&key.topic);
+    }
+
+    fn see_topic(&mut self, topic: &Topic) {
+        if !self.topics_seen.contains(topic) && self.interest.covers(topic) {
+            self.topics_seen.insert(topic.clone());
+            self.effects.push(Effect::TopicSeen(topic.clone()));
+        }
+    }
+
+    /// A number between 0 and `below`, from the seed.
+    fn random(&mut self, below: u64) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood, 2014).
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below.max(1)
+    }
+
+    /// This machine's wall clock, corrected where most peers say that it is far off.
+    fn wall_ms(&self) -> u64 {
+        self.now.wall_ms.saturating_add_signed(self.clock_offset_ms)
+    }
+
+    fn send(&mut self, peer: Author, frame: crate::frame::Frame) {
+        self.effects.push(Effect::Send { peer, frame });
+    }
+}

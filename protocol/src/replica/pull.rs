@@ -1,0 +1,88 @@
+//! Pulls: asking for what is missing, serving what others miss.
+
+use super::{Effect, Replica};
+use crate::frame::{Frame, Missing, Range};
+use crate::heads::LogRecord;
+use crate::ids::Author;
+use crate::sign::Signer;
+use crate::wants::{MAX_PULLS_PER_PEER, PULL_BYTES};
+
+impl<S: Signer> Replica<S> {
+    pub(super) fn pull_due(&mut self) {
+        let (logs, latest) = (&self.logs, &self.latest);
+        let record = |key: &crate::heads::LogKey| {
+            let found = latest.get(key).map(|latest| &latest.record).or_else(|| logs.get(key));
+            found.cloned().unwrap_or_else(|| LogRecord::new(key.clone()))
+        };
+        // The disk comes first: what is on its way to it must not pile up.
+        if self.writes.len() > 256 {
+            return;
+        }
+        for (id, peer, ranges) in self.wants.plan(self.now.mono_ms, record) {
+            self.send(peer, Frame::Pull { id, max_bytes: PULL_BYTES, ranges });
+        }
+    }
+
+    pub(super) fn serve(&mut self, peer: Author, id: u64, max_bytes: u64, ranges: Vec<Range>) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if link.serving as usize >= MAX_PULLS_PER_PEER * 2 {
+            return self.breach(peer, "asked for more at once than the protocol allows");
+        }
+        link.serving += 1;
+        let mut missing = Vec::new();
+        for (index, range) in (0..).zip(&ranges) {
+            let record = self.logs.get(&range.log);
+            let shared =
+                self.links.get(&peer).is_some_and(|link| link.shares(&self.me, &self.interest, &peer, &range.log));
+            let Some(record) = record.filter(|_| shared) else {
+                missing.push(Missing { range: index, from: range.after + 1, to: range.upto });
+                continue;
+            };
+            let gone = [(1, record.floor), (record.last_seq() + 1, u64::MAX)];
+            let holes = record.holes.iter().map(|hole| (hole.from, hole.to));
+            for (from, to) in gone.into_iter().chain(holes) {
+                let (from, to) = (from.max(range.after + 1), to.min(range.upto));
+                if from <= to {
+                    missing.push(Missing { range: index, from, to });
+                }
+            }
+        }
+        self.effects.push(Effect::Serve { peer, id, ranges, max_bytes: max_bytes.min(PULL_BYTES), missing });
+    }
+
+    pub(super) fn pull_ended(&mut self, peer: Author, id: u64, served: u64, missing: &[Missing]) {
+        if !self.wants.is_pulling(id, &peer) {
+            return;
+        }
+        let Some(pull) = self.wants.end(id) else { return };
+        self.plan_pending = true;
+        for (index, range) in (0u64..).zip(&pull.ranges).take_while(|(index, _)| *index < served) {
+            let gone: Vec<(u64, u64)> =
+                missing.iter().filter(|part| part.range == index).map(|part| (part.from, part.to)).collect();
+            self.range_ended(peer, range, &gone);
+        }
+    }
+
+    fn range_ended(&mut self, peer: Author, range: &Range, missing: &[(u64, u64)]) {
+        if !missing.is_empty() {
+            self.skip_missing(range, peer, missing);
+        }
+        let open: Vec<_> = self.wants.open(&range.log).into_iter().filter(|place| place.0 == range.upto).collect();
+        for place in open {
+            let in_hole =
+                self.latest(&range.log).is_some_and(|record| record.holes.iter().any(|hole| hole.anchor == place.1));
+            let gone = missing.iter().any(|(from, to)| (*from..=*to).contains(&place.0));
+            if gone || in_hole {
+                // It lacks what it was asked for: the hole stays, and is reported.
+                self.wants.deny(&range.log, &place, &peer);
+                if in_hole && self.wants.sources(&range.log, &place).is_empty() {
+                    self.wants.forget(&range.log, &place);
+                }
+            } else if self.ahead.lowest(&range.log).is_some_and(|batch| batch.header().first_seq <= range.upto) {
+                self.wants.step_back(&range.log);
+            } else {
+                self.wants.avoid(&range.log, peer, self.now.mono_ms);
+            }
+        }
+    }
+}

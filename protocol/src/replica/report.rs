@@ -1,0 +1,114 @@
+//! What people ask of a replica.
+
+use super::{LinkStatus, MissingRange, MissingReason, Replica};
+use crate::frame::Position;
+use crate::heads::{LogKey, LogRecord};
+use crate::hlc::Hlc;
+use crate::ids::{Author, Incarnation};
+use crate::interest::Interest;
+use crate::sign::Signer;
+
+impl<S: Signer> Replica<S> {
+    /// Who this node is.
+    #[must_use]
+    pub fn author(&self) -> Author {
+        self.me
+    }
+
+    /// What it takes part in.
+    #[must_use]
+    pub fn interest(&self) -> &Interest {
+        &self.interest
+    }
+
+    /// The durable logs, in order.
+    pub fn logs(&self) -> impl Iterator<Item = &LogRecord> {
+        self.logs.values()
+    }
+
+    /// Another live process with this node's identity, if one was noticed.
+    #[must_use]
+    pub fn twin(&self) -> Option<Incarnation> {
+        self.twin
+    }
+
+    /// How far this machine's clock is off, in milliseconds, when most peers say that it is more than a day.
+    #[must_use]
+    pub fn clock_offset_ms(&self) -> i64 {
+        self.clock_offset_ms
+    }
+
+    /// The greatest stamp given out or merged.
+    #[must_use]
+    pub fn clock(&self) -> Hlc {
+        self.clock.greatest()
+    }
+
+    /// Whether publications are refused because the store is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.pruning.is_full()
+    }
+
+    /// What the store holds up to.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Bytes of batches in the store.
+    #[must_use]
+    pub fn batch_bytes(&self) -> u64 {
+        self.batch_bytes
+    }
+
+    /// Writes on their way to the disk.
+    #[must_use]
+    pub fn writes_in_flight(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Bytes of batches that wait for the ones they follow.
+    #[must_use]
+    pub fn ahead_bytes(&self) -> usize {
+        self.ahead.bytes()
+    }
+
+    /// The links, by peer.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkStatus> {
+        let status = |(peer, link): (&Author, &crate::link::Link)| {
+            let behind = self.wants.behind(peer, |log| self.latest(log).map_or(0, LogRecord::last_seq));
+            LinkStatus {
+                peer: *peer,
+                met: link.informed && link.is_live(),
+                in_sync: link.in_sync,
+                behind,
+                ahead: (link.events + behind).saturating_sub(link.peer_events),
+                clock_ahead_ms: link.peer.as_ref().map_or(0, |known| known.clock_ahead_ms),
+            }
+        };
+        self.links.iter().map(status).collect()
+    }
+
+    /// What is known to be missing, in order of the logs.
+    #[must_use]
+    pub fn missing(&self) -> Vec<MissingRange> {
+        let mut missing = Vec::new();
+        for record in self.logs.values() {
+            let mut add = |from, to, reason| missing.push(MissingRange { log: record.key.clone(), from, to, reason });
+            if record.floor > 0 {
+                add(1, record.floor, MissingReason::Pruned);
+            }
+            for hole in &record.holes {
+                add(hole.from, hole.to, MissingReason::Unavailable);
+            }
+        }
+        let here = |log: &LogKey| self.logs.get(log).map_or(0, LogRecord::last_seq);
+        for (log, to) in self.wants.iter() {
+            let from = here(log).min(to - 1) + 1;
+            missing.push(MissingRange { log: log.clone(), from, to, reason: MissingReason::NotFetched });
+        }
+        missing
+    }
+}

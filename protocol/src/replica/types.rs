@@ -1,0 +1,386 @@
+//! What goes into a replica and what comes out.
+
+use crate::batch::VerifiedBatch;
+use crate::event::EncodedEvent;
+use crate::frame::{Frame, Memory, Missing, Position, Range};
+use crate::heads::{Hole, LogKey, LogRecord, Tip};
+use crate::hlc::Hlc;
+use crate::ids::{Arrival, Author, BatchHash, Chain, Incarnation};
+use crate::interest::Interest;
+use crate::topic::Topic;
+use crate::write_set::WriteSet;
+
+/// The time, as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Milliseconds of a clock that never goes back; for timers.
+    pub mono_ms: u64,
+    /// Milliseconds since 1970 as this machine believes; for stamps.
+    pub wall_ms: u64,
+}
+
+/// What a replica is born with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// A random number, new at each start.
+    pub incarnation: Incarnation,
+    /// What the store holds up to.
+    pub position: Position,
+    /// Bytes of batches in the store.
+    pub batch_bytes: u64,
+    /// Bytes of batches beyond which the oldest of others are pruned.
+    pub cap_bytes: u64,
+    /// Largest batch that a gossip message carries, in bytes.
+    pub max_gossip_bytes: usize,
+    /// What the node takes part in.
+    pub interest: Interest,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// How a batch came here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A gossip message that this peer passed on.
+    Gossip(Author),
+    /// The answer to a pull.
+    Pull {
+        /// Who was asked.
+        peer: Author,
+        /// The pull.
+        id: u64,
+    },
+    /// Brought by the operator.
+    Import,
+}
+
+/// A stored batch, as pruning sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldBatch {
+    /// Its place in the store.
+    pub arrival: Arrival,
+    /// Its log.
+    pub log: LogKey,
+    /// Sequence number of its first event.
+    pub first_seq: u64,
+    /// Sequence number of its last event.
+    pub last_seq: u64,
+    /// Its hash.
+    pub hash: BatchHash,
+    /// Bytes that it takes.
+    pub bytes: u64,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A service publishes. The events go to one topic, all or none.
+    Publish {
+        /// The caller's name for it, in the effects that answer.
+        id: u64,
+        /// Where to.
+        topic: Topic,
+        /// At least one.
+        events: Vec<EncodedEvent>,
+        /// How many peers must hold them before [`Effect::Acked`].
+        acks: u32,
+    },
+    /// Nobody waits for these acknowledgements any more.
+    Cancel {
+        /// The publication.
+        id: u64,
+    },
+    /// A verified batch.
+    Batch {
+        /// The batch.
+        batch: VerifiedBatch,
+        /// How it came.
+        source: Source,
+    },
+    /// The answer to [`Effect::Find`].
+    Found {
+        /// The batch that was asked about.
+        hash: BatchHash,
+        /// Whether the store has it.
+        known: bool,
+        /// Its parent, if the store has that.
+        parent: Option<Tip>,
+    },
+    /// The answer to [`Effect::Check`].
+    Checked {
+        /// The peer that announced.
+        peer: Author,
+        /// The log.
+        log: LogKey,
+        /// The peer's floor.
+        floor: u64,
+        /// Which of the places the store lacks.
+        absent: Vec<(u64, BatchHash)>,
+        /// As it was asked.
+        due_ms: u64,
+    },
+    /// A write set is durable.
+    Stored {
+        /// Its token.
+        token: u64,
+        /// The store's position with it.
+        position: Position,
+        /// Bytes of batches in the store.
+        batch_bytes: u64,
+    },
+    /// A link to a peer is ready.
+    LinkUp {
+        /// The peer.
+        peer: Author,
+        /// The driver's number for the link.
+        link: u64,
+        /// A random number for the link.
+        nonce: u64,
+        /// What the store remembers of the peer.
+        memory: Option<Memory>,
+    },
+    /// A link is gone.
+    LinkDown {
+        /// The peer.
+        peer: Author,
+        /// The driver's number for the link.
+        link: u64,
+    },
+    /// A peer says something.
+    Frame {
+        /// The peer.
+        peer: Author,
+        /// The driver's number for the link.
+        link: u64,
+        /// What it says.
+        frame: Frame,
+        /// For a hello with a memory: the chain of this store at that arrival number, if it is known.
+        chain: Option<Chain>,
+    },
+    /// The queue to the peer has room again.
+    Drained {
+        /// The peer.
+        peer: Author,
+    },
+    /// All of a pull by the peer was sent.
+    Served {
+        /// The peer.
+        peer: Author,
+    },
+    /// The answer to [`Effect::ListOldest`].
+    Oldest {
+        /// Batches in order of arrival.
+        batches: Vec<OldBatch>,
+        /// Whether there are no more behind them.
+        end: bool,
+    },
+    /// The node takes part in something else from now on.
+    SetInterest(Interest),
+    /// Somebody waits until every head that exists now is covered on both sides of every link.
+    Probe {
+        /// The caller's name for it.
+        id: u64,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// Why a publication was refused. Nothing of it was stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The store is full of events that no peer has yet.
+    #[error(
+        "the store is full of events that no other node has yet: connect a peer that subscribes to them, or raise store.cap"
+    )]
+    StoreFull,
+    /// The clock is at the end of time.
+    #[error("the clock is past the year 2200: set it right and restart the node")]
+    Clock,
+}
+
+/// Something the operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Another live process publishes with this node's identity.
+    Twin {
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// A log has more than one line: its author's store was restored from an old copy, or copied.
+    Forked {
+        /// The log.
+        log: LogKey,
+        /// Its tips here.
+        tips: usize,
+    },
+    /// An author sealed two batches with one incarnation and one parent: its node is broken, or it cheats.
+    Cheat {
+        /// The log.
+        log: LogKey,
+    },
+    /// A batch breaks the rules against its parent and is refused.
+    Invalid {
+        /// The log.
+        log: LogKey,
+    },
+    /// Events were skipped, because every peer that was asked lacks them.
+    Hole {
+        /// The log.
+        log: LogKey,
+        /// The range.
+        hole: Hole,
+    },
+}
+
+/// Something to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write this and answer with [`Input::Stored`], in the order of the tokens.
+    Append {
+        /// Names the write.
+        token: u64,
+        /// What to write.
+        set: WriteSet,
+    },
+    /// Gossip an own batch, which is durable.
+    Gossip(VerifiedBatch),
+    /// Send a frame to a peer.
+    Send {
+        /// The peer.
+        peer: Author,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Look a batch and its parent up; answer with [`Input::Found`], before any other input.
+    Find {
+        /// The log.
+        log: LogKey,
+        /// The batch's last sequence number and hash.
+        place: (u64, BatchHash),
+        /// The parent's.
+        parent: (u64, BatchHash),
+    },
+    /// Look announced tips up; answer with [`Input::Checked`], before any other input.
+    Check {
+        /// The peer that announced.
+        peer: Author,
+        /// The log.
+        log: LogKey,
+        /// The peer's floor.
+        floor: u64,
+        /// The tips: last sequence number and hash.
+        places: Vec<(u64, BatchHash)>,
+        /// From when on what is absent is pulled.
+        due_ms: u64,
+    },
+    /// Send these ranges as [`Frame::Batches`], then [`Frame::PullEnd`]; then [`Input::Served`].
+    Serve {
+        /// The peer.
+        peer: Author,
+        /// The pull.
+        id: u64,
+        /// What it wants.
+        ranges: Vec<Range>,
+        /// Bytes that it takes.
+        max_bytes: u64,
+        /// What is known to be missing here.
+        missing: Vec<Missing>,
+    },
+    /// List the oldest stored batches after this arrival number; answer with [`Input::Oldest`].
+    ListOldest {
+        /// Where to begin.
+        after: Arrival,
+    },
+    /// A publication is durable here.
+    Published {
+        /// The publication.
+        id: u64,
+        /// Sequence number of its first event; the others follow by one.
+        first_seq: u64,
+        /// Stamp of its first event.
+        first_hlc: Hlc,
+        /// The store's arrival number with it.
+        arrival: Arrival,
+    },
+    /// So many peers hold a publication.
+    Acked {
+        /// The publication.
+        id: u64,
+        /// The peers.
+        peers: u32,
+        /// Whether it is as many as were asked for.
+        complete: bool,
+    },
+    /// A publication was not taken.
+    Refused {
+        /// The publication.
+        id: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A topic that the node takes part in exists in the mesh.
+    TopicSeen(Topic),
+    /// End the link.
+    Disconnect {
+        /// The peer.
+        peer: Author,
+        /// Why, for people.
+        reason: &'static str,
+    },
+    /// A probe is answered.
+    Probed {
+        /// The probe.
+        id: u64,
+        /// Links that were up all the time and agreed.
+        links: u32,
+    },
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// What a link looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// The peer.
+    pub peer: Author,
+    /// Whether both have told each other their heads.
+    pub met: bool,
+    /// Whether the last audit found both sides equal and nothing changed since.
+    pub in_sync: bool,
+    /// Events that the peer has and this node lacks.
+    pub behind: u64,
+    /// Events that this node has and the peer has not announced.
+    pub ahead: u64,
+    /// The peer's clock less ours, in milliseconds.
+    pub clock_ahead_ms: i64,
+}
+
+/// What is known to be missing of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingRange {
+    /// The log.
+    pub log: LogKey,
+    /// First missing sequence number.
+    pub from: u64,
+    /// Last missing sequence number.
+    pub to: u64,
+    /// Why.
+    pub reason: MissingReason,
+}
+
+/// Why events are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingReason {
+    /// This node pruned them.
+    Pruned,
+    /// Every peer that was asked lacks them.
+    Unavailable,
+    /// They are on their way, or wait for a peer that has them.
+    NotFetched,
+}
+
+/// A log's record with what is on its way to the disk.
+pub(crate) struct Latest {
+    pub(crate) record: LogRecord,
+    pub(crate) writes: usize,
+}

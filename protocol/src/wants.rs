@@ -1,0 +1,400 @@
+//! What peers have and this node lacks, and the plan for fetching it.
+//!
+//! A want is a batch, named by its log, last sequence number and hash, with the peers that have it: a tip that a peer
+//! announced, the missing parent of a batch that came ahead of it, or the upper end of a hole. It is settled when that
+//! very batch is durable here. Pulls ask for ranges: from what this node has of the log up to a wanted batch. Where what
+//! comes does not connect to what is here, the log forked further down, and the next pull starts twice as far back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::frame::{MAX_RANGES, Range};
+use crate::heads::{LogKey, LogRecord};
+use crate::hlc::Hlc;
+use crate::ids::{Author, BatchHash};
+
+/// Logs that may have wants; heads beyond are left to the next comparison of sums.
+pub const MAX_WANTED_LOGS: usize = 262_144;
+/// Pulls under way with one peer.
+pub const MAX_PULLS_PER_PEER: usize = 4;
+/// Bytes that one pull may bring.
+pub const PULL_BYTES: u64 = 1024 * 1024;
+/// A pull that brings nothing for so long is given up, and another peer is asked.
+pub const PULL_DEADLINE_MS: u64 = 10_000;
+/// A peer that failed to deliver a log's range is not asked for that log again for so long.
+const AVOID_MS: u64 = 15_000;
+
+/// A batch by its place: last sequence number and hash.
+pub type Place = (u64, BatchHash);
+
+#[derive(Debug)]
+struct Want {
+    peers: BTreeSet<Author>,
+    serial: u64,
+    due_ms: u64,
+    /// It is being written.
+    arriving: bool,
+    /// Peers that said that they lack it.
+    denied: BTreeSet<Author>,
+    /// Not announced as a tip but found missing, so that a new announcement does not take it back.
+    inner: bool,
+}
+
+#[derive(Debug, Default)]
+struct LogWants {
+    places: BTreeMap<Place, Want>,
+    /// Floors that peers announced with their heads.
+    floors: BTreeMap<Author, u64>,
+    /// Peers not to ask for now, and until when.
+    avoided: BTreeMap<Author, u64>,
+    /// How much further back the next pull starts.
+    back: u64,
+    pull: Option<u64>,
+}
+
+/// A pull under way.
+#[derive(Debug)]
+pub struct Pull {
+    /// Who was asked.
+    pub peer: Author,
+    /// For what.
+    pub ranges: Vec<Range>,
+    deadline_ms: u64,
+}
+
+/// All wants.
+#[derive(Debug, Default)]
+pub struct Wants {
+    logs: BTreeMap<LogKey, LogWants>,
+    pulls: BTreeMap<u64, Pull>,
+    last_serial: u64,
+    last_pull: u64,
+}
+
+impl Wants {
+    /// Takes a peer's announcement: of this log it has `places` that are not here. They replace what it announced
+    /// before; they are pulled from `due_ms` on. `false` when the table is full.
+    pub fn announce(&mut self, log: &LogKey, peer: Author, places: &[Place], floor: u64, due_ms: u64) -> bool {
+        if places.is_empty() && !self.logs.contains_key(log) {
+            return true;
+        }
+        if self.logs.len() >= MAX_WANTED_LOGS && !self.logs.contains_key(log) {
+            return false;
+        }
+        self.last_serial += 1;
+        let mut serial = self.last_serial;
+        let wants = self.logs.entry(log.clone()).or_default();
+        wants.places.retain(|place, want| {
+            if want.inner || places.contains(place) || !want.peers.remove(&peer) {
+                return true;
+            }
+            // What takes its place is as old as it, for those who wait for all that was known at some time.
+            serial = serial.min(want.serial);
+            !want.peers.is_empty() || want.arriving
+        });
+        for place in places {
+            let new = || Want {
+                peers: BTreeSet::new(),
+                serial,
+                due_ms,
+                arriving: false,
+                denied: BTreeSet::new(),
+                inner: false,
+            };
+            let want = wants.places.entry(*place).or_insert_with(new);
+            want.due_ms = want.due_ms.min(due_ms);
+            want.peers.insert(peer);
+        }
+        wants.floors.insert(peer, floor);
+        self.tidy(log);
+        true
+    }
+
+    /// Wants a batch that a peer must have, because it has one that follows it.
+    pub fn add_inner(&mut self, log: &LogKey, place: Place, peers: impl IntoIterator<Item = Author>, due_ms: u64) {
+        if self.logs.len() >= MAX_WANTED_LOGS && !self.logs.contains_key(log) {
+            return;
+        }
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        let new =
+            || Want { peers: BTreeSet::new(), serial, due_ms, arriving: false, denied: BTreeSet::new(), inner: true };
+        let want = self.logs.entry(log.clone()).or_default().places.entry(place).or_insert_with(new);
+        want.inner = true;
+        want.due_ms = want.due_ms.min(due_ms);
+        want.peers.extend(peers);
+    }
+
+    /// Peers that announced anything wanted of the log, with the floors they claim.
+    #[must_use]
+    pub fn announcers(&self, log: &LogKey) -> Vec<(Author, u64)> {
+        let Some(wants) = self.logs.get(log) else { return Vec::new() };
+        let peers: BTreeSet<_> = wants.places.values().flat_map(|want| want.peers.iter().copied()).collect();
+        peers.into_iter().map(|peer| (peer, wants.floors.get(&peer).copied().unwrap_or(0))).collect()
+    }
+
+    /// From whom the batch is wanted.
+    #[must_use]
+    pub fn sources(&self, log: &LogKey, place: &Place) -> Vec<Author> {
+        let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
+        want.map(|want| want.peers.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// The batch is being written: it is not pulled again.
+    pub fn arriving(&mut self, log: &LogKey, place: &Place) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.back = 0;
+            if let Some(want) = wants.places.get_mut(place) {
+                want.arriving = true;
+            }
+        }
+    }
+
+    /// The batch is durable here, or turned out to be here already.
+    pub fn settle(&mut self, log: &LogKey, place: &Place) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.places.remove(place);
+            self.tidy(log);
+        }
+    }
+
+    /// This peer does not have the batch, whatever it said.
+    pub fn deny(&mut self, log: &LogKey, place: &Place, peer: &Author) {
+        if let Some(want) = self.logs.get_mut(log).and_then(|wants| wants.places.get_mut(place)) {
+            want.peers.remove(peer);
+            want.denied.insert(*peer);
+        }
+    }
+
+    /// Whether the peer said that it lacks the batch.
+    #[must_use]
+    pub fn was_denied(&self, log: &LogKey, place: &Place, peer: &Author) -> bool {
+        let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
+        want.is_some_and(|want| want.denied.contains(peer))
+    }
+
+    /// What is wanted of a log and not being written yet.
+    #[must_use]
+    pub fn open(&self, log: &LogKey) -> Vec<Place> {
+        let Some(wants) = self.logs.get(log) else { return Vec::new() };
+        wants.places.iter().filter(|(_, want)| !want.arriving).map(|(place, _)| *place).collect()
+    }
+
+    /// All that is wanted of a log.
+    #[must_use]
+    pub fn places(&self, log: &LogKey) -> BTreeSet<Place> {
+        self.logs.get(log).map(|wants| wants.places.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Forgets a want.
+    pub fn forget(&mut self, log: &LogKey, place: &Place) {
+        self.settle(log, place);
+    }
+
+    /// Forgets all wants of the logs that `keep` refuses.
+    pub fn retain(&mut self, keep: impl Fn(&LogKey) -> bool) {
+        self.logs.retain(|log, _| keep(log));
+    }
+
+    fn tidy(&mut self, log: &LogKey) {
+        if self.logs.get(log).is_some_and(|wants| wants.places.is_empty() && wants.pull.is_none()) {
+            self.logs.remove(log);
+        }
+    }
+
+    /// The peer is gone: its pulls end, and what only it had stays known but cannot be fetched.
+    pub fn peer_down(&mut self, peer: &Author) {
+        let ended: Vec<u64> = self.pulls.iter().filter(|(_, pull)| pull.peer == *peer).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.end(id);
+        }
+        for wants in self.logs.values_mut() {
+            wants.floors.remove(peer);
+            wants.avoided.remove(peer);
+            for want in wants.places.values_mut() {
+                want.peers.remove(peer);
+            }
+        }
+    }
+
+    /// Ends a pull and returns it. Its logs can be pulled again.
+    pub fn end(&mut self, id: u64) -> Option<Pull> {
+        let pull = self.pulls.remove(&id)?;
+        for range in &pull.ranges {
+            if let Some(wants) = self.logs.get_mut(&range.log) {
+                wants.pull = None;
+            }
+            self.tidy(&range.log);
+        }
+        Some(pull)
+    }
+
+    /// Something of a pull came in: its deadline moves.
+    pub fn progress(&mut self, id: u64, now_ms: u64) {
+        if let Some(pull) = self.pulls.get_mut(&id) {
+            pull.deadline_ms = now_ms + PULL_DEADLINE_MS;
+        }
+    }
+
+    /// Whether this pull was asked of this peer.
+    #[must_use]
+    pub fn is_pulling(&self, id: u64, peer: &Author) -> bool {
+        self.pulls.get(&id).is_some_and(|pull| pull.peer == *peer)
+    }
+
+    /// What came of the log did not connect: the next pull starts further back.
+    pub fn step_back(&mut self, log: &LogKey) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.back = (wants.back * 2).clamp(16, u64::MAX / 4);
+        }
+    }
+
+    /// The peer brought nothing of what it announced: others are asked first.
+    pub fn avoid(&mut self, log: &LogKey, peer: Author, now_ms: u64) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.avoided.insert(peer, now_ms + AVOID_MS);
+        }
+    }
+
+    /// Ends the pulls whose deadline has passed; their peers are avoided for a while.
+    pub fn expire(&mut self, now_ms: u64) -> Vec<Author> {
+        let late: Vec<u64> =
+            self.pulls.iter().filter(|(_, pull)| pull.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
+        let mut peers = Vec::new();
+        for id in late {
+            if let Some(pull) = self.end(id) {
+                for range in &pull.ranges {
+                    self.avoid(&range.log, pull.peer, now_ms);
+                }
+                peers.push(pull.peer);
+            }
+        }
+        peers
+    }
+
+    /// Plans the next pulls: the logs that are furthest behind in time first, each from one peer.
+    pub fn plan(&mut self, now_ms: u64, record: impl Fn(&LogKey) -> LogRecord) -> Vec<(u64, Author, Vec<Range>)> {
+        let mut busy: BTreeMap<Author, usize> = BTreeMap::new();
+        for pull in self.pulls.values() {
+            *busy.entry(pull.peer).or_default() += 1;
+        }
+        let mut due: Vec<(Hlc, Range, Author)> = Vec::new();
+        for (log, wants) in self.logs.iter().filter(|(_, wants)| wants.pull.is_none()) {
+            let wanted = wants.places.iter().filter(|(_, want)| !want.arriving && want.due_ms <= now_ms);
+            let asked = |peer: &&Author| wants.avoided.get(*peer).is_none_or(|until| *until <= now_ms);
+            let free = |peer: &Author| busy.get(peer).copied().unwrap_or(0);
+            let found = wanted.into_iter().find_map(|(place, want)| {
+                let peer = want.peers.iter().filter(asked).min_by_key(|peer| free(peer))?;
+                (free(peer) < MAX_PULLS_PER_PEER).then_some((place, *peer))
+            });
+            if let Some((place, peer)) = found {
+                let record = record(log);
+                let after = start_of(&record, place.0, wants.back);
+                let at = record.tips.iter().map(|tip| tip.hlc).max().unwrap_or_default();
+                if after < place.0 {
+                    due.push((at, Range { log: log.clone(), after, upto: place.0 }, peer));
+                }
+            }
+        }
+        due.sort_by(|one, other| (one.0, &one.1.log).cmp(&(other.0, &other.1.log)));
+        self.issue(due, busy, now_ms)
+    }
+
+    fn issue(
+        &mut self,
+        due: Vec<(Hlc, Range, Author)>,
+        mut busy: BTreeMap<Author, usize>,
+        now_ms: u64,
+    ) -> Vec<(u64, Author, Vec<Range>)> {
+        let mut by_peer: BTreeMap<Author, Vec<Range>> = BTreeMap::new();
+        for (_, range, peer) in due {
+            by_peer.entry(peer).or_default().push(range);
+        }
+        let mut issued = Vec::new();
+        for (peer, ranges) in by_peer {
+            let slots = MAX_PULLS_PER_PEER - busy.get(&peer).copied().unwrap_or(0).min(MAX_PULLS_PER_PEER);
+            // Few logs are spread over the slots, so that their ranges come in parallel; many are packed.
+            let size = ranges.len().div_ceil(slots.max(1)).clamp(1, MAX_RANGES);
+            for ranges in ranges.chunks(size).take(slots) {
+                self.last_pull += 1;
+                let id = self.last_pull;
+                for range in ranges {
+                    if let Some(wants) = self.logs.get_mut(&range.log) {
+                        wants.pull = Some(id);
+                    }
+                }
+                *busy.entry(peer).or_default() += 1;
+                let deadline_ms = now_ms + PULL_DEADLINE_MS;
+                self.pulls.insert(id, Pull { peer, ranges: ranges.to_vec(), deadline_ms });
+                issued.push((id, peer, ranges.to_vec()));
+            }
+        }
+        issued
+    }
+
+    /// When something here needs attention next: a want becomes due or a pull runs out of time.
+    #[must_use]
+    pub fn next_due_ms(&self, now_ms: u64) -> Option<u64> {
+        let idle = self.logs.values().filter(|wants| wants.pull.is_none());
+        let due = idle.flat_map(|wants| {
+            let avoided = wants.avoided.values().copied().filter(move |until| *until > now_ms);
+            let waiting = wants.places.values().filter(|want| !want.arriving && !want.peers.is_empty());
+            waiting.map(|want| want.due_ms).filter(move |due| *due > now_ms).chain(avoided)
+        });
+        due.chain(self.pulls.values().map(|pull| pull.deadline_ms)).min()
+    }
+
+    /// How many events this peer is known to have that are not here, given each log's record.
+    #[must_use]
+    pub fn behind(&self, peer: &Author, last_seq: impl Fn(&LogKey) -> u64) -> u64 {
+        let of_peer = |(log, wants): (&LogKey, &LogWants)| {
+            let top =
+                wants.places.iter().filter(|(_, want)| want.peers.contains(peer)).map(|(place, _)| place.0).max()?;
+            Some(top.saturating_sub(last_seq(log)).max(1))
+        };
+        self.logs.iter().filter_map(of_peer).sum()
+    }
+
+    /// Whether the peer has anything that is wanted and was known when `serial` was the newest.
+    #[must_use]
+    pub fn has_since(&self, peer: &Author, serial: u64) -> bool {
+        let old = |want: &Want| want.serial <= serial && want.peers.contains(peer);
+        self.logs.values().any(|wants| wants.places.values().any(old))
+    }
+
+    /// The newest want's serial number.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.last_serial
+    }
+
+    /// Logs with wants, and up to where.
+    pub fn iter(&self) -> impl Iterator<Item = (&LogKey, u64)> {
+        self.logs.iter().filter_map(|(log, wants)| Some((log, wants.places.keys().map(|place| place.0).max()?)))
+    }
+
+    /// Pulls under way.
+    #[must_use]
+    pub fn pulls(&self) -> usize {
+        self.pulls.len()
+    }
+
+    /// Whether nothing is wanted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.logs.is_empty()
+    }
+}
+
+/// Where a pull that ends at `upto` starts: after what is here of the log, `back` events earlier.
+fn start_of(record: &LogRecord, upto: u64, back: u64) -> u64 {
+    let in_hole = record.holes.iter().find(|hole| (hole.from..=hole.to).contains(&upto));
+    let below = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < upto).max();
+    let start = match (in_hole, below) {
+        (Some(hole), _) => hole.from - 1,
+        (None, Some(seq)) => seq,
+        // Every tip here is further on: the log forked, not far below the wanted batch for all that is known.
+        (None, None) if record.tips.is_empty() => 0,
+        (None, None) => upto.saturating_sub(16),
+    };
+    start.saturating_sub(back).max(record.floor.min(upto - 1))
+}
