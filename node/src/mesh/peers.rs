@@ -1,0 +1,76 @@
+//! What is known of each peer with a connection.
+
+use std::collections::BTreeMap;
+
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+
+use super::link::RunningLink;
+
+/// The first and the longest delay before a sync stream is opened again on a connection that lives.
+const REOPEN_FIRST_MS: u64 = 200;
+const REOPEN_LONGEST_MS: u64 = 10_000;
+/// A sync stream that lived so long was a good one.
+const REOPEN_GOOD_MS: u64 = 10_000;
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) address: Multiaddr,
+    pub(crate) dialed: bool,
+}
+
+/// A peer that is being shown the door.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) at_ms: u64,
+    pub(crate) reason: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct PeerState {
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) link: Option<RunningLink>,
+    /// When the running link came up.
+    pub(crate) link_since_ms: u64,
+    pub(crate) closing: Option<Closing>,
+    /// When the sync stream is to be opened; none if it is open, being opened, or theirs to open.
+    pub(crate) open_at_ms: Option<u64>,
+    reopen_ms: u64,
+    pub(crate) rtt_ms: Option<f64>,
+    pub(crate) agent: String,
+    pub(crate) since_unix_ms: u64,
+}
+
+impl PeerState {
+    pub(crate) fn new(since_unix_ms: u64) -> Self {
+        Self {
+            connections: Vec::new(),
+            link: None,
+            link_since_ms: 0,
+            closing: None,
+            open_at_ms: None,
+            reopen_ms: REOPEN_FIRST_MS,
+            rtt_ms: None,
+            agent: String::new(),
+            since_unix_ms,
+        }
+    }
+
+    /// The stream failed or could not be opened: say when to try again.
+    pub(crate) fn plan_reopen(&mut self, now_ms: u64, lived_ms: u64) {
+        if lived_ms >= REOPEN_GOOD_MS {
+            self.reopen_ms = REOPEN_FIRST_MS;
+        }
+        self.open_at_ms = Some(now_ms + self.reopen_ms);
+        self.reopen_ms = (2 * self.reopen_ms).min(REOPEN_LONGEST_MS);
+    }
+}
+
+/// Peers by id, in order.
+pub(crate) type Peers = BTreeMap<PeerId, PeerState>;
+
+/// Of two peers, the one with the smaller id opens the sync stream.
+pub(crate) fn opens(me: PeerId, peer: PeerId) -> bool {
+    me.to_bytes() < peer.to_bytes()
+}
