@@ -66,12 +66,14 @@ impl Publisher {
     /// Ends the input and returns the ids of everything that was acknowledged, which must be all.
     #[track_caller]
     pub(crate) fn finish(self) -> Vec<String> {
+        self.feeding.store(false, Ordering::Relaxed);
         let (code, ids) = self.end();
         assert_eq!(code, Some(exit::OK), "exit code of a publisher");
         ids
     }
 
-    /// The same when its node went away under it: then it must fail, and not hang.
+    /// The same when its node went away under it: then it must fail, and not hang. It is fed until it does, or it might
+    /// end well, with nothing left to do.
     #[track_caller]
     pub(crate) fn finish_without_node(self) -> Vec<String> {
         let (code, ids) = self.end();
@@ -80,9 +82,8 @@ impl Publisher {
     }
 
     fn end(mut self) -> (Option<i32>, Vec<String>) {
-        self.feeding.store(false, Ordering::Relaxed);
+        let code = run::wait(&mut self.child, DEADLINE).expect("a publisher ends with its input or its node");
         self.feeder.take().expect("once").join().expect("feeder");
-        let code = run::wait(&mut self.child, DEADLINE).expect("a publisher ends with its input");
         self.collector.take().expect("once").join().expect("collector");
         (code, std::mem::take(&mut *self.acknowledged.lock().expect("ids")))
     }
