@@ -1,0 +1,48 @@
+//! Finds out which process holds which TCP connection, without privileges.
+
+use std::fs;
+
+/// A line of `/proc/net/tcp`, as far as it is of use here.
+struct Socket {
+    local_port: u16,
+    remote_port: u16,
+    established: bool,
+    inode: String,
+}
+
+fn sockets() -> Vec<Socket> {
+    let table = fs::read_to_string("/proc/net/tcp").expect("these tests need /proc");
+    table.lines().skip(1).filter_map(parse).collect()
+}
+
+fn parse(line: &str) -> Option<Socket> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let port = |field: &str| u16::from_str_radix(field.rsplit(':').next()?, 16).ok();
+    Some(Socket {
+        local_port: port(fields.get(1)?)?,
+        remote_port: port(fields.get(2)?)?,
+        established: *fields.get(3)? == "01",
+        inode: (*fields.get(9)?).to_owned(),
+    })
+}
+
+fn holds(pid: u32, inode: &str) -> bool {
+    let wanted = format!("socket:[{inode}]");
+    let Ok(open_files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    open_files
+        .flatten()
+        .any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str()))
+}
+
+/// Which of `pids` holds the connection from `local_port` to `remote_port`.
+pub(crate) fn dialler(pids: &[(usize, u32)], local_port: u16, remote_port: u16) -> Option<usize> {
+    let all = sockets();
+    let socket = all.iter().find(|socket| socket.local_port == local_port && socket.remote_port == remote_port)?;
+    pids.iter().find(|(_, pid)| holds(*pid, &socket.inode)).map(|(index, _)| *index)
+}
+
+/// Which of `pids` has an open connection that it made to `remote_port`.
+pub(crate) fn connected_to(pids: &[(usize, u32)], remote_port: u16) -> Option<usize> {
+    let open = sockets().into_iter().filter(|socket| socket.established && socket.remote_port == remote_port);
+    open.flat_map(|socket| pids.iter().find(|(_, pid)| holds(*pid, &socket.inode)).map(|(index, _)| *index)).next()
+}
