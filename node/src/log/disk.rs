@@ -65,6 +65,7 @@ impl Shared {
     /// Lets go of sled. Readers get [`LogError::Closed`] from here on.
     pub(super) fn close(&self) {
         drop(self.db.write().take());
+        *self.tail.write() = Tail::new(Arrival(u64::MAX), 0);
     }
 }
 
