@@ -1,0 +1,108 @@
+//! The durable log of a node: batches, records of logs and marks, in sled. The only module that knows sled.
+//!
+//! A write set goes through [`Log::submit`] to the log's own thread, which takes all that is queued, gives it to sled,
+//! flushes, syncs sled's file, and only then reports [`LogEvent::Stored`] and shows it to [`LogReader`]s. What arrives
+//! during a sync is the next group. After a failure nothing more is accepted, because its outcome is unknown.
+//!
+//! Sled's own flush does not sync, so acknowledged data would die with the power; hence the second handle to its `db`
+//! file. A leaf of more than a quarter of a segment would become a blob file, which nothing syncs; hence the chunks.
+//!
+//! # Layout
+//!
+//! One sled tree, because sled writes atomically only within one. Numbers are big-endian, so that keys sort by them.
+//!
+//! ```text
+//! key                                        value
+//! 'f'                                        format u8 = 1 | epoch u64 | floor u64 | bytes pruned so far u64
+//! 'a' | arrival u64                          chain 16 | bytes stored so far u64                     a pruned batch
+//! 'a' | arrival u64                          chain 16 | bytes stored so far u64 | log u32 | length u32 | head
+//! 'b' | arrival u64 | chunk u16              up to 16384 bytes of a batch, after its head
+//! 'i' | log u32 | last seq u64 | hash 32     arrival u64 | first seq u64 | last HLC u64 | length u32
+//! 'l' | log u32                              CBOR: [topic, author, [[seq, hash, HLC]…], floor, [[from, to, anchor]…],
+//!                                                   announced, last arrival, events, bytes]
+//! 'm' | name                                 the mark's value
+//! ```
+//!
+//! - A batch of up to 2,048 bytes is its own head; a larger one has its first 576 bytes there, which hold every header
+//!   and signature, and the rest in chunks. So rows can be walked without reading bodies.
+//! - *chain* is the running hash up to this batch; *bytes stored so far* counts all batches up to this one, pruned ones
+//!   too. The bytes in a store are those of the last row less those pruned.
+//! - A pruned batch leaves the first 24 bytes of its row. When all rows up to one have been pruned, that one is the
+//!   *floor*: the rows before it are removed. The last row always stays, as its arrival number and chain go on.
+//! - Logs are numbered from 0 as they first appear, without gaps; a log's record is never removed.
+
+mod backup;
+mod directory;
+mod disk;
+mod error;
+mod gate;
+mod layout;
+mod mask;
+mod memory;
+mod reader;
+mod service;
+mod sled_store;
+mod store;
+mod tail;
+mod verify;
+mod writer;
+
+pub use backup::{BackupReport, backup, restore};
+pub use error::LogError;
+pub use memory::MemoryStore;
+pub use reader::LogReader;
+pub use service::{Log, Opened, SubmitError};
+pub use sled_store::SledStore;
+pub use store::{Appended, Mark, Scan, Snapshot, Store, Stored};
+pub use verify::{Problem, VerifyReport, verify};
+
+use roundelay_protocol::ids::{Arrival, Chain};
+
+/// How much memory a log may take.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Bytes of sled's page cache. Sled keeps somewhat more than this.
+    pub sled_cache_bytes: u64,
+    /// Bytes of recent batches that are kept for readers.
+    pub tail_cache_bytes: usize,
+    /// Bytes of write sets that may wait or be underway; beyond it [`Log::submit`] waits. At most 4 GiB.
+    pub queue_bytes: usize,
+    /// For tests: the sync after so many fails.
+    #[doc(hidden)]
+    pub fail_after_syncs: Option<u64>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            sled_cache_bytes: 16 * 1024 * 1024,
+            tail_cache_bytes: 32 * 1024 * 1024,
+            queue_bytes: 16 * 1024 * 1024,
+            fail_after_syncs: None,
+        }
+    }
+}
+
+/// What the log reports.
+#[derive(Debug)]
+pub enum LogEvent {
+    /// A write set is durable. In the order in which they were submitted.
+    Stored {
+        /// What it was submitted with.
+        token: u64,
+        /// The arrival number of its first batch; the others follow by one. Without batches: what the next one gets.
+        first_arrival: Arrival,
+        /// The last arrival number given out after it.
+        last_arrival: Arrival,
+        /// The chain after it.
+        chain: Chain,
+        /// Bytes of the batches in the store after it.
+        batch_bytes: u64,
+    },
+    /// The outcome of this write set and all after it is unknown, and nothing more is accepted: close the log, open it
+    /// again, and go on from what is found.
+    Failed {
+        /// What happened.
+        error: LogError,
+    },
+}

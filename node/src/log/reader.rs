@@ -1,0 +1,426 @@
+//! Reads what is durable.
+
+use std::collections::HashMap;
+use std::ops::{ControlFlow, RangeBounds};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use roundelay_protocol::batch::VerifiedBatch;
+use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
+use roundelay_protocol::ids::{Arrival, BatchHash, Chain};
+use roundelay_protocol::limits::{MAX_BATCH_EVENTS, MAX_BATCH_WIRE_BYTES};
+use roundelay_protocol::topic::Topic;
+use tokio::sync::watch;
+
+use super::disk::Shared;
+use super::error::LogError;
+use super::layout::{self, CHUNK_BYTES, IndexEntry, LogId, Row, RowBatch};
+use super::store::{Collect, Mark, Scan, Stored};
+
+/// Rows that one call looks at, so that it ends in bounded time.
+const MAX_LOOKED: usize = 8192;
+
+/// Reads a log from any thread. Only ever shows what is durable. Cheap to clone. The methods block while they read
+/// from disk; what comes from the tail of the log comes from memory.
+#[derive(Clone)]
+pub struct LogReader {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl LogReader {
+    /// The last durable arrival; 0 in an empty store.
+    #[must_use]
+    pub fn last_arrival(&self) -> Arrival {
+        self.shared.last()
+    }
+
+    /// Follows [`Self::last_arrival`]: the wake-up of subscriptions.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arrival> {
+        self.shared.durable.subscribe()
+    }
+
+    /// Bytes that the store takes in the file system. Pruned space is used again and not given back.
+    #[must_use]
+    pub fn size_on_disk(&self) -> u64 {
+        std::fs::metadata(self.shared.dir.join("db")).map_or(0, |metadata| metadata.len())
+    }
+
+    /// See [`super::Store::scan`]. Read [`Self::last_arrival`] before: when the answer is empty, nothing is stored from
+    /// `after` up to there.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn scan(
+        &self,
+        after: Arrival,
+        max_batches: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<(Arrival, VerifiedBatch)>, LogError> {
+        let last = self.last_arrival();
+        let mut found = Collect::new(max_batches, max_bytes);
+        if after >= last || max_batches == 0 {
+            return Ok(found.batches);
+        }
+        if let Some(batches) = self.shared.tail.read().after(after) {
+            for (arrival, batch) in batches {
+                if !found.fits(batch.bytes().len()) {
+                    break;
+                }
+                found.push(*arrival, batch.clone());
+            }
+            return Ok(found.batches);
+        }
+        self.shared.read(|db| {
+            let first = Arrival(after.max(self.shared.floor()).0 + 1);
+            for entry in db.range(layout::row_key(first)..=layout::row_key(last)) {
+                let (arrival, value) = self.entry(entry)?;
+                let Some(batch) = self.row(arrival, &value)?.batch else { continue };
+                if !found.fits(batch.len as usize) {
+                    break;
+                }
+                if let Some(batch) = self.whole(db, arrival, &batch)? {
+                    found.push(arrival, batch);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found.batches)
+    }
+
+    /// See [`super::Store::scan_topic`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn scan_topic(
+        &self,
+        topics: &dyn Fn(&Topic) -> bool,
+        after: Arrival,
+        max_batches: usize,
+        max_bytes: usize,
+    ) -> Result<Scan, LogError> {
+        let last = self.last_arrival();
+        // Nothing that is wanted lies beyond this, so nobody has to look there.
+        let wanted = self.shared.directory.read().last_beyond(after, topics).map(|wanted| wanted.min(last));
+        let Some(wanted) = wanted else { return Ok(Scan { batches: Vec::new(), next: last.max(after) }) };
+        let mut found = Collect::new(max_batches, max_bytes);
+        if let Some(batches) = self.shared.tail.read().after(after) {
+            let mut next = after;
+            for (arrival, batch) in batches.take_while(|(arrival, _)| *arrival <= wanted) {
+                if topics(&batch.header().topic) {
+                    if !found.fits(batch.bytes().len()) {
+                        return Ok(Scan { batches: found.batches, next });
+                    }
+                    found.push(*arrival, batch.clone());
+                }
+                next = *arrival;
+            }
+            return Ok(Scan { batches: found.batches, next: last });
+        }
+        let first = Arrival(after.max(self.shared.floor()).0 + 1);
+        let range = layout::row_key(first)..=layout::row_key(wanted);
+        let stopped = self.walk(range, false, topics, &mut found)?;
+        Ok(Scan { batches: found.batches, next: stopped.map_or(last, |arrival| Arrival(arrival.0 - 1)) })
+    }
+
+    /// See [`super::Store::scan_back`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn scan_back(
+        &self,
+        topics: &dyn Fn(&Topic) -> bool,
+        before: Arrival,
+        max_batches: usize,
+        max_bytes: usize,
+    ) -> Result<Scan, LogError> {
+        let mut before = before.min(Arrival(self.last_arrival().0 + 1));
+        let mut found = Collect::new(max_batches, max_bytes);
+        let tail = self.shared.tail.read();
+        for (arrival, batch) in tail.before(before) {
+            if topics(&batch.header().topic) {
+                if !found.fits(batch.bytes().len()) {
+                    return Ok(Scan { batches: found.batches, next: before });
+                }
+                found.push(*arrival, batch.clone());
+            }
+            before = *arrival;
+        }
+        let before = before.min(Arrival(tail.start().0 + 1));
+        drop(tail);
+        let range = layout::row_key(self.shared.floor())..layout::row_key(before);
+        let stopped = self.walk(range, true, topics, &mut found)?;
+        Ok(Scan { batches: found.batches, next: stopped.map_or(Arrival(0), |arrival| Arrival(arrival.0 + 1)) })
+    }
+
+    /// Collects wanted batches. Returns where it stopped before the end, without having taken that one.
+    fn walk(
+        &self,
+        range: impl RangeBounds<[u8; 9]>,
+        back: bool,
+        topics: &dyn Fn(&Topic) -> bool,
+        found: &mut Collect,
+    ) -> Result<Option<Arrival>, LogError> {
+        let mut wanted: HashMap<LogId, bool> = HashMap::new();
+        self.shared.read(|db| {
+            let mut rows = db.range(range);
+            let mut looked = 0;
+            while let Some(entry) = if back { rows.next_back() } else { rows.next() } {
+                let (arrival, value) = self.entry(entry)?;
+                looked += 1;
+                if looked > MAX_LOOKED {
+                    return Ok(Some(arrival));
+                }
+                let Some(batch) = self.row(arrival, &value)?.batch else { continue };
+                let matches = *wanted.entry(batch.log).or_insert_with(|| {
+                    self.shared.directory.read().key(batch.log).is_some_and(|key| topics(&key.topic))
+                });
+                if !matches {
+                    continue;
+                }
+                if !found.fits(batch.len as usize) {
+                    return Ok(Some(arrival));
+                }
+                if let Some(batch) = self.whole(db, arrival, &batch)? {
+                    found.push(arrival, batch);
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// See [`super::Store::range`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn range(&self, key: &LogKey, after: u64, upto: u64, max_bytes: usize) -> Result<Vec<VerifiedBatch>, LogError> {
+        let mut found = Collect::new(usize::MAX, max_bytes);
+        let last = self.last_arrival();
+        self.index(key, after.saturating_add(1), u64::MAX, |db, last_seq, _, entry| {
+            // No batch that ends so late can start early enough.
+            if last_seq - (MAX_BATCH_EVENTS as u64 - 1).min(last_seq) > upto {
+                return Ok(ControlFlow::Break(()));
+            }
+            if entry.first_seq > upto || entry.arrival > last {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if !found.fits(entry.len as usize) {
+                return Ok(ControlFlow::Break(()));
+            }
+            if let Some(batch) = self.batch_at(db, entry.arrival)? {
+                found.push(entry.arrival, batch);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found.batches.into_iter().map(|(_, batch)| batch).collect())
+    }
+
+    /// Walks a log's index entries whose last sequence numbers are in a range.
+    pub(super) fn index(
+        &self,
+        key: &LogKey,
+        from: u64,
+        to: u64,
+        mut visit: impl FnMut(&sled::Db, u64, BatchHash, IndexEntry) -> Result<ControlFlow<()>, LogError>,
+    ) -> Result<(), LogError> {
+        let Some(log) = self.shared.directory.read().id(key) else { return Ok(()) };
+        let (lowest, highest) = (BatchHash::NONE, BatchHash([u8::MAX; 32]));
+        if from > to {
+            return Ok(());
+        }
+        self.shared.read(|db| {
+            for entry in db.range(layout::index_key(log, from, &lowest)..=layout::index_key(log, to, &highest)) {
+                let (key, value) = entry.map_err(LogError::reading(&self.shared.dir))?;
+                let (Some((_, last_seq, hash)), Some(entry)) = (layout::index_parts(&key), IndexEntry::decode(&value))
+                else {
+                    return Err(self.shared.damaged(format!("an index entry of {log} is malformed")));
+                };
+                if visit(db, last_seq, hash, entry)?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// See [`super::Store::find`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn find(&self, key: &LogKey, last_seq: u64, hash: &BatchHash) -> Result<Option<Tip>, LogError> {
+        let Some(log) = self.shared.directory.read().id(key) else { return Ok(None) };
+        let last = self.last_arrival();
+        self.shared.read(|db| {
+            let value = db.get(layout::index_key(log, last_seq, hash)).map_err(LogError::reading(&self.shared.dir))?;
+            let Some(value) = value else { return Ok(None) };
+            let entry = IndexEntry::decode(&value);
+            let entry = entry.ok_or_else(|| self.shared.damaged("an index entry is malformed"))?;
+            Ok((entry.arrival <= last).then_some(Tip { seq: last_seq, hash: *hash, hlc: entry.last_hlc }))
+        })
+    }
+
+    /// See [`super::Store::chain_at`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn chain_at(&self, arrival: Arrival) -> Result<Option<Chain>, LogError> {
+        if arrival == Arrival(0) {
+            return Ok((self.shared.floor() == Arrival(0)).then(Chain::default));
+        }
+        if arrival > self.last_arrival() {
+            return Ok(None);
+        }
+        self.shared.read(|db| match db.get(layout::row_key(arrival)).map_err(LogError::reading(&self.shared.dir))? {
+            Some(value) => Ok(Some(self.row(arrival, &value)?.chain)),
+            None => Ok(None),
+        })
+    }
+
+    /// See [`super::Store::oldest`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<Stored>, LogError> {
+        let mut found = Vec::new();
+        let last = self.last_arrival();
+        if after >= last {
+            return Ok(found);
+        }
+        self.shared.read(|db| {
+            let first = Arrival(after.max(self.shared.floor()).0 + 1);
+            for entry in db.range(layout::row_key(first)..=layout::row_key(last)) {
+                if found.len() >= max {
+                    break;
+                }
+                let (arrival, value) = self.entry(entry)?;
+                if let Some(batch) = self.row(arrival, &value)?.batch {
+                    let head = self.parse(arrival, Bytes::copy_from_slice(batch.head))?;
+                    found.push(stored(arrival, &head, u64::from(batch.len)));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// See [`super::Store::mark`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn mark(&self, name: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
+        self.masked(&layout::mark_key(name)).map(|value| value.map(|value| value.to_vec()))
+    }
+
+    /// See [`super::Store::marks`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn marks(&self, prefix: &[u8]) -> Result<Vec<Mark>, LogError> {
+        let found = self.shared.read(|db| {
+            self.shared.mask.scan(db, &layout::mark_key(prefix)).map_err(LogError::reading(&self.shared.dir))
+        })?;
+        Ok(found.into_iter().map(|(key, value)| (key[1..].to_vec(), value.to_vec())).collect())
+    }
+
+    /// See [`super::Store::record`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn record(&self, key: &LogKey) -> Result<Option<LogRecord>, LogError> {
+        let Some(id) = self.shared.directory.read().id(key) else { return Ok(None) };
+        let value = self.masked(&layout::record_key(id))?;
+        value.map(|value| layout::decode_record(&value).map_err(|error| self.shared.damaged(error))).transpose()
+    }
+
+    fn masked(&self, key: &[u8]) -> Result<Option<sled::IVec>, LogError> {
+        self.shared.read(|db| self.shared.mask.get(db, key).map_err(LogError::reading(&self.shared.dir)))
+    }
+
+    pub(super) fn entry(
+        &self,
+        entry: sled::Result<(sled::IVec, sled::IVec)>,
+    ) -> Result<(Arrival, sled::IVec), LogError> {
+        let (key, value) = entry.map_err(LogError::reading(&self.shared.dir))?;
+        let arrival = layout::row_arrival(&key).ok_or_else(|| self.shared.damaged("a row has a malformed key"))?;
+        Ok((arrival, value))
+    }
+
+    pub(super) fn row<'a>(&self, arrival: Arrival, value: &'a [u8]) -> Result<Row<'a>, LogError> {
+        Row::decode(value).ok_or_else(|| self.shared.damaged(format!("row {} is malformed", arrival.0)))
+    }
+
+    fn parse(&self, arrival: Arrival, bytes: Bytes) -> Result<VerifiedBatch, LogError> {
+        VerifiedBatch::from_store(bytes)
+            .map_err(|error| self.shared.damaged(format!("batch {} does not parse: {error}", arrival.0)))
+    }
+
+    /// A batch by its arrival, from memory or disk; `None` when it was pruned.
+    fn batch_at(&self, db: &sled::Db, arrival: Arrival) -> Result<Option<VerifiedBatch>, LogError> {
+        if let Some(batch) = self.shared.tail.read().get(arrival) {
+            return Ok(Some(batch.clone()));
+        }
+        let value = db.get(layout::row_key(arrival)).map_err(LogError::reading(&self.shared.dir))?;
+        let Some(value) = value else { return Ok(None) };
+        match self.row(arrival, &value)?.batch {
+            Some(batch) => self.whole(db, arrival, &batch),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts a batch together; `None` when it was pruned meanwhile.
+    fn whole(&self, db: &sled::Db, arrival: Arrival, row: &RowBatch<'_>) -> Result<Option<VerifiedBatch>, LogError> {
+        match self.whole_bytes(db, arrival, row)? {
+            Some(bytes) => self.parse(arrival, bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The bytes of a batch; `None` when it was pruned meanwhile.
+    pub(super) fn whole_bytes(
+        &self,
+        db: &sled::Db,
+        arrival: Arrival,
+        row: &RowBatch<'_>,
+    ) -> Result<Option<Bytes>, LogError> {
+        let len = row.len as usize;
+        if len > MAX_BATCH_WIRE_BYTES {
+            return Err(self.shared.damaged(format!("batch {} is said to have {len} bytes", arrival.0)));
+        }
+        let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+        bytes.extend_from_slice(row.head);
+        let chunks = row.chunks();
+        if chunks > 0 {
+            let range = layout::chunk_key(arrival, 0)..layout::chunk_key(arrival, chunks);
+            for chunk in db.range(range) {
+                let (_, part) = chunk.map_err(LogError::reading(&self.shared.dir))?;
+                if part.len() > CHUNK_BYTES {
+                    return Err(self.shared.damaged(format!("a chunk of batch {} is too long", arrival.0)));
+                }
+                bytes.extend_from_slice(&part);
+            }
+        }
+        if bytes.len() == len {
+            return Ok(Some(bytes.into()));
+        }
+        let again = db.get(layout::row_key(arrival)).map_err(LogError::reading(&self.shared.dir))?;
+        let pruned = match again {
+            Some(value) => self.row(arrival, &value)?.batch.is_none(),
+            None => true,
+        };
+        if pruned { Ok(None) } else { Err(self.shared.damaged(format!("chunks of batch {} are missing", arrival.0))) }
+    }
+}
+
+/// What the head of a batch says.
+pub(super) fn stored(arrival: Arrival, head: &VerifiedBatch, bytes: u64) -> Stored {
+    let header = head.header();
+    Stored {
+        arrival,
+        key: LogKey { topic: header.topic.clone(), author: header.author },
+        first_seq: header.first_seq,
+        last_seq: header.last_seq(),
+        hash: head.hash(),
+        bytes,
+        last_hlc: header.last_hlc,
+    }
+}
