@@ -12,7 +12,7 @@ use super::behaviour::{MeshBehaviourEvent, PROTOCOL_PREFIX, protocol_version};
 use super::driver::{Driver, unix_ms};
 use super::peers::{Connection, PeerState, opens};
 use super::transport;
-use super::{GossipId, MeshEvent, Notice, Verdict};
+use super::{GossipId, MeshEvent, Notice, Verdict, twin};
 
 /// A node of another mesh has so long to see for itself before we hang up.
 const WRONG_MESH_PATIENCE_MS: u64 = 500;
@@ -163,6 +163,10 @@ impl Driver {
         match error {
             DialError::LocalPeerId { address } => self.on_met_ourselves(address),
             DialError::WrongPeerId { obtained, address } if *obtained == self.me => self.on_met_ourselves(address),
+            // The swarm does not even dial where it listens.
+            DialError::NoAddresses if join.as_ref().is_some_and(|it| self.swarm.listeners().any(|own| own == it)) => {
+                self.on_twin_verdict(twin::Verdict::Ourselves(join.unwrap_or_else(Multiaddr::empty)));
+            }
             _ => {
                 tracing::debug!(?join, %error, "a dial failed");
                 let Some(address) = join else { return };

@@ -449,13 +449,19 @@ impl Driver {
                 () = sleep_until(deadline) => break,
             }
         }
-        let everyone: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        let everyone: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in everyone {
+            self.drop_link(peer, "this node shut down");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
         let deadline = tokio::time::Instant::now() + SHUTDOWN_DEADLINE;
         while self.swarm.connected_peers().next().is_some() {
             if timeout_at(deadline, self.swarm.select_next_some()).await.is_err() {
+                break;
+            }
+        }
+        while let Some(event) = self.outbox.pop() {
+            if self.events.try_send(event).is_err() {
                 break;
             }
         }
