@@ -1,10 +1,16 @@
 //! Real nodes over loopback.
 
+// Events that were not picked come back as the error.
+#![allow(clippy::result_large_err)]
+
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use super::*;
+
+#[path = "flood_tests.rs"]
+mod flood;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MESSAGE_BYTES: usize = 65 * 1024;
@@ -356,55 +362,4 @@ async fn a_peer_that_is_kept_away_stays_away_so_long_and_a_blocked_one_for_good(
     assert!(a.mesh.links().await.is_empty());
     a.mesh.send(MeshCommand::Unblock(peer)).await;
     a.link().await;
-}
-
-/// Paced by what arrives, nothing of the largest size gets lost.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_of_the_largest_size_arrive_when_paced() {
-    let (arrived, _) = flood(2_000, 32).await;
-    assert_eq!(arrived, 2_000);
-}
-
-/// Publishes messages of the largest size with so many in flight; returns how many arrived, and in what time.
-async fn flood(messages: u32, window: u32) -> (u32, Duration) {
-    let mut a = Node::start(config(1)).await;
-    let b = Node::joining(2, &[&a]).await;
-    a.subscribe("bulk").await;
-    b.subscribe("bulk").await;
-    b.wait_for_common_topics(1).await;
-    a.wait_for_common_topics(1).await;
-    let begun = std::time::Instant::now();
-    let (mut sent, mut arrived) = (0_u32, 0);
-    loop {
-        while sent < messages && sent - arrived < window {
-            let mut data = vec![0; MESSAGE_BYTES];
-            data[..4].copy_from_slice(&sent.to_be_bytes());
-            if !b.mesh.try_publish("bulk", data.into()) {
-                break;
-            }
-            sent += 1;
-        }
-        let Ok(Some(event)) = timeout(Duration::from_secs(2), a.events.recv()).await else { break };
-        if let MeshEvent::Gossip { from, id, data, .. } = event {
-            assert_eq!(data.len(), MESSAGE_BYTES);
-            a.mesh.verdict(id, from, Verdict::Accept);
-            arrived += 1;
-            if arrived == messages {
-                break;
-            }
-        }
-    }
-    let took = begun.elapsed();
-    println!("window {window}: sent {sent}, arrived {arrived} in {took:?}");
-    println!("out: {:?}\nin: {:?}", b.mesh.counters(), a.mesh.counters());
-    (arrived, took)
-}
-
-/// Run by hand to see where gossipsub begins to lose messages.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn measure_losses() {
-    for window in [8, 32, 64, 100, 128, 150, 256, 1_024, 2_000] {
-        flood(2_000, window).await;
-    }
 }

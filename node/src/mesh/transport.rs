@@ -11,7 +11,7 @@ use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::{PeerId, Transport, dns, noise, tcp, yamux};
 
-use super::MeshError;
+use super::{MeshError, Shared};
 
 /// A connection that has not shaken hands by then is given up.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -32,6 +32,7 @@ struct NoConnection(String);
 pub(crate) fn build(
     keypair: &Keypair,
     mesh_key: Option<[u8; 32]>,
+    shared: &Shared,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, MeshError> {
     let noise = noise::Config::new(keypair)
         .map_err(|error| MeshError::Setup { what: "encryption", reason: error.to_string() })?;
@@ -46,12 +47,13 @@ pub(crate) fn build(
         Some(key) => Either::Left(key.handshake(socket).map_ok(Either::Left)),
         None => Either::Right(futures::future::ready(Ok(Either::Right(socket)))),
     });
+    let (flow, counters) = (shared.flow.clone(), shared.counters.clone());
     Ok(keyed
         .upgrade(Version::V1)
         .authenticate(noise)
         .multiplex(yamux::Config::default())
         .timeout(HANDSHAKE_DEADLINE)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .map(move |(peer, muxer), _| (peer, flow.watch(peer, StreamMuxerBox::new(muxer), counters)))
         .boxed())
 }
 
