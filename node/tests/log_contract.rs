@@ -372,7 +372,7 @@ fn run(crash: &mut dyn Crash, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_memory_store_keeps_the_contract(ops in prop::collection::vec(op(), 1..60)) {
