@@ -2,6 +2,7 @@
 //! like before, linked replicas end with the same events.
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
