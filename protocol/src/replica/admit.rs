@@ -102,6 +102,10 @@ impl<S: Signer> Replica<S> {
         match tip.or(parent) {
             Some(parent) => self.admit_chain(&log, batch, Some(parent)),
             None if seq == 0 => self.admit_chain(&log, batch, None),
+            // The parent was here, and was pruned.
+            None if self.recent.contains(&parent_hash) && self.latest(&log).is_some_and(|r| seq <= r.floor) => {
+                self.admit_chain(&log, batch, None);
+            }
             // The parent is on its way to the disk, inside its log: it is looked up again once it is there.
             None if self.recent.contains(&parent_hash) => {
                 self.ahead.insert(batch);
@@ -277,9 +281,10 @@ impl<S: Signer> Replica<S> {
         let hole = Hole { from, to: gap.0, anchor: gap.1 };
         record.holes.push(hole);
         record.holes.sort();
-        // The line below the hole is taken to be the one above it, unless its end is announced as a tip of its own.
+        // The line below the hole is taken to be the one above it, unless its end is known to be a tip of its own.
         let announced = self.wants.places(log);
-        record.tips.retain(|tip| tip.seq + 1 != from || announced.contains(&(tip.seq, tip.hash)));
+        let own = |tip: &Tip| log.author == self.me && self.own.goes_on_from(&log.topic, &tip.hash);
+        record.tips.retain(|tip| tip.seq + 1 != from || announced.contains(&(tip.seq, tip.hash)) || own(tip));
         self.effects.push(Effect::Notice(Notice::Hole { log: log.clone(), hole }));
         self.wants.forget(log, &gap);
         let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
