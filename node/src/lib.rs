@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod config;
 pub mod home;
+pub mod identity;
 pub mod log;
 pub mod mesh;
 pub mod node;
 pub mod status;
 pub mod subscription;
+pub mod units;
