@@ -3,11 +3,15 @@
 
 pub mod api;
 pub mod config;
+mod engine;
 pub mod home;
 pub mod identity;
 pub mod log;
 pub mod mesh;
 pub mod node;
+pub mod peer_id;
+pub mod record;
+mod report;
 pub mod status;
 pub mod subscription;
 pub mod units;
