@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cloudevents;
 pub mod config;
 mod engine;
 pub mod home;
