@@ -4,6 +4,7 @@
 pub mod api;
 pub mod cloudevents;
 pub mod config;
+pub mod daemon;
 mod engine;
 pub mod home;
 pub mod identity;
