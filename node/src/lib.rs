@@ -1,7 +1,13 @@
 //! A node of a Roundelay mesh: its durable log, its links to peers, and the way in and out for services.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod cloudevents;
+pub mod config;
+pub mod daemon;
 mod engine;
+pub mod home;
+pub mod identity;
 pub mod log;
 pub mod mesh;
 pub mod node;
@@ -10,3 +16,4 @@ pub mod record;
 mod report;
 pub mod status;
 pub mod subscription;
+pub mod units;
