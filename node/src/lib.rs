@@ -1,6 +1,8 @@
 //! A node of a Roundelay mesh: its durable log, its links to peers, and the way in and out for services.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod home;
 pub mod log;
 pub mod mesh;
 pub mod node;
