@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use clap::builder::styling::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -134,6 +135,16 @@ impl Output {
         if !self.quiet {
             self.say(text);
         }
+    }
+
+    /// A bar on stderr for work that takes long; hidden unless somebody looks.
+    pub(crate) fn progress(&self) -> ProgressBar {
+        if self.quiet || self.json || !self.stderr_terminal {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(0);
+        bar.set_style(ProgressStyle::default_bar());
+        bar
     }
 
     /// A line on stderr, always. There is nobody to tell when it fails.
