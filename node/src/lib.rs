@@ -4,8 +4,12 @@
 pub mod api;
 pub mod cli;
 pub mod home;
+mod engine;
 pub mod log;
 pub mod mesh;
 pub mod node;
+pub mod peer_id;
+pub mod record;
+mod report;
 pub mod status;
 pub mod subscription;
