@@ -3,8 +3,8 @@
 
 pub mod api;
 pub mod cli;
-pub mod home;
 mod engine;
+pub mod home;
 pub mod log;
 pub mod mesh;
 pub mod node;

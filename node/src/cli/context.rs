@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_peer_is_found_by_what_only_it_has() {
-        let peers = [peer(Some("berlin"), "12D3KooWAAA1"), peer(Some("bern"), "12D3KooWBBB2"), peer(None, "12D3KooWCCC3")];
+        let peers =
+            [peer(Some("berlin"), "12D3KooWAAA1"), peer(Some("bern"), "12D3KooWBBB2"), peer(None, "12D3KooWCCC3")];
         let found = |wanted| find_peer(&peers, wanted).map(|peer| &peer.id[8..]);
         assert_eq!(found("berlin").unwrap(), "AAA1");
         assert_eq!(found("bern").unwrap(), "BBB2");

@@ -30,7 +30,7 @@ pub(crate) enum CliError {
         hint: String,
     },
     /// No daemon answers on the home. Nothing has happened.
-    #[error("no node is running on the home {}{}", .home.display(), detail(.detail))]
+    #[error("no node is running on the home {}{}", .home.display(), in_brackets(.detail))]
     Unreachable {
         /// The home.
         home: PathBuf,
@@ -159,7 +159,7 @@ impl Diagnostic for CliError {
     }
 }
 
-fn detail(text: &str) -> String {
+fn in_brackets(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 

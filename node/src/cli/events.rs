@@ -151,7 +151,10 @@ mod tests {
         assert_eq!(payload("{}"), Data::None);
         assert_eq!(payload(r#"{"datacontenttype":"text/plain","data":"a\nb"}"#), Data::Text("a\nb".into()));
         assert_eq!(payload(r#"{"datacontenttype":"application/json","data":"a"}"#), Data::Text("\"a\"".into()));
-        assert_eq!(payload(r#"{"datacontenttype":"application/json","data":{"b":1.0,"a":2}}"#), Data::Text(r#"{"b":1.0,"a":2}"#.into()));
+        assert_eq!(
+            payload(r#"{"datacontenttype":"application/json","data":{"b":1.0,"a":2}}"#),
+            Data::Text(r#"{"b":1.0,"a":2}"#.into())
+        );
         assert_eq!(payload(r#"{"data_base64":"/w=="}"#), Data::Bytes(vec![255]));
         assert_eq!(payload(r#"{"data_base64":"aGk="}"#), Data::Text("hi".into()));
     }

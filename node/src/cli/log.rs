@@ -41,9 +41,7 @@ enum Command {
     #[command(after_help = "Examples:\n  roundelay log verify\n  roundelay log verify --json --timeout 10m")]
     Verify,
     /// Print events as CloudEvents in JSON, one a line, in order of arrival
-    #[command(
-        after_help = "Examples:\n  roundelay log export > all.ndjson\n  roundelay log export 'orders.>' | wc -l"
-    )]
+    #[command(after_help = "Examples:\n  roundelay log export > all.ndjson\n  roundelay log export 'orders.>' | wc -l")]
     Export {
         /// Only these topics
         #[arg(value_name = "TOPIC", value_parser = values::pattern)]

@@ -124,7 +124,7 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
 async fn repeat(sender: &mut Sender, template: &Template, data: &[u8], args: &Args) -> Result<(), CliError> {
     let count = args.count.unwrap_or(1);
     let counts = args.count.is_some() && data.windows(COUNT.len()).any(|part| part == COUNT.as_bytes());
-    let mut pace = Pace::new(args.rate);
+    let pace = Pace::new(args.rate);
     let mut done = 0;
     while done < count {
         let due = pace.due(done).await.min(count - done);
@@ -150,7 +150,7 @@ const COUNT: &str = "{{Count}}";
 async fn follow(sender: &mut Sender, template: &Template, rate: Option<f64>) -> Result<(), CliError> {
     let mut lines = Lines::of_stdin()?;
     let mut waiting: VecDeque<Vec<u8>> = VecDeque::new();
-    let mut pace = Pace::new(rate);
+    let pace = Pace::new(rate);
     let (mut sent, mut failed) = (0, None);
     loop {
         if waiting.is_empty() {

@@ -2,7 +2,7 @@
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{Timestamp, ZonedDateTime};
 
 use super::Output;
 
@@ -67,15 +67,15 @@ pub(crate) fn bytes(number: u64) -> String {
 
 /// The time of day here, with the date unless it is today's.
 pub(crate) fn time(ms: u64) -> String {
-    time_at(ms, &Zoned::now())
+    time_at(ms, &ZonedDateTime::now())
 }
 
-fn time_at(ms: u64, now: &Zoned) -> String {
+fn time_at(ms: u64, now: &ZonedDateTime) -> String {
     let zone: TimeZone = now.time_zone().clone();
     let Some(timestamp) = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) else {
         return format!("{ms} ms");
     };
-    let then = timestamp.to_zoned(zone);
+    let then = timestamp.to_zoned_datetime(zone);
     let format = if then.date() == now.date() { "%H:%M:%S%.3f" } else { "%Y-%m-%d %H:%M:%S%.3f" };
     then.strftime(format).to_string()
 }
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn times_have_a_date_when_it_matters() {
-        let now: Zoned = "2026-03-02T12:00:00+00:00[UTC]".parse().unwrap();
+        let now: ZonedDateTime = "2026-03-02T12:00:00+00:00[UTC]".parse().unwrap();
         let now_ms = now.timestamp().as_millisecond() as u64;
         assert_eq!(time_at(now_ms + 5, &now), "12:00:00.005");
         assert_eq!(time_at(now_ms - 86_400_000, &now), "2026-03-01 12:00:00.000");

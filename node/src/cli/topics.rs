@@ -24,7 +24,7 @@ Two nodes with the same digest of a topic hold the same events of it.";
 
 /// Show topics, subscribe the node to more or fewer.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, Timestamp, Zoned};
+use jiff::{SignedDuration, Span, Timestamp, ZonedDateTime};
 use libp2p::Multiaddr;
 use roundelay_protocol::topic::{Pattern, Topic};
 
@@ -64,10 +64,10 @@ pub(crate) fn topic_count(text: &str) -> Result<(Topic, u64), String> {
 
 /// Where a subscription begins: `start`, `end`, `-N`, `@TIME` or `@-SPAN`.
 pub(crate) fn from(text: &str) -> Result<From, String> {
-    from_at(text, &Zoned::now())
+    from_at(text, &ZonedDateTime::now())
 }
 
-fn from_at(text: &str, now: &Zoned) -> Result<From, String> {
+fn from_at(text: &str, now: &ZonedDateTime) -> Result<From, String> {
     let advice = "write start, end, -10 (the last ten), @2026-01-31T09:00:00Z or @-1h";
     match text.strip_prefix('@') {
         Some(time) => time_at(time, now).map(From::TimeMs).ok_or_else(|| advice.into()),
@@ -79,19 +79,19 @@ fn from_at(text: &str, now: &Zoned) -> Result<From, String> {
 }
 
 /// Milliseconds since 1970 of a time, or of a span before now. A time without a zone is one of the clock on the wall.
-fn time_at(text: &str, now: &Zoned) -> Option<u64> {
+fn time_at(text: &str, now: &ZonedDateTime) -> Option<u64> {
     let timestamp = if text.starts_with('-') {
         now.checked_add(text.parse::<Span>().ok()?).ok()?.timestamp()
     } else if let Ok(timestamp) = text.parse::<Timestamp>() {
         timestamp
     } else {
         let on_the_wall = text.parse::<DateTime>().ok().or_else(|| Some(text.parse::<Date>().ok()?.at(0, 0, 0, 0)));
-        on_the_wall?.to_zoned(zone(now)).ok()?.timestamp()
+        on_the_wall?.to_zoned_datetime(zone(now)).ok()?.timestamp()
     };
     u64::try_from(timestamp.as_millisecond()).ok()
 }
 
-fn zone(now: &Zoned) -> TimeZone {
+fn zone(now: &ZonedDateTime) -> TimeZone {
     now.time_zone().clone()
 }
 
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn places_to_start_from() {
-        let now: Zoned = "2026-03-02T12:00:00+00:00[UTC]".parse().unwrap();
+        let now: ZonedDateTime = "2026-03-02T12:00:00+00:00[UTC]".parse().unwrap();
         let now_ms = now.timestamp().as_millisecond() as u64;
         let cases = [
             ("start", From::Start),
@@ -130,7 +130,9 @@ mod tests {
         for (text, place) in cases {
             assert_eq!(from_at(text, &now), Ok(place), "{text}");
         }
-        for bad in ["", "somewhere", "10", "-", "--10", "@", "@-", "@soon", "@1h", "@-1", "@1960-01-01T00:00:00Z", "-1h"] {
+        for bad in
+            ["", "somewhere", "10", "-", "--10", "@", "@-", "@soon", "@1h", "@-1", "@1960-01-01T00:00:00Z", "-1h"]
+        {
             assert!(from_at(bad, &now).is_err(), "{bad}");
         }
     }

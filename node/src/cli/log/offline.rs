@@ -27,11 +27,7 @@ pub(super) async fn backup(context: &Context, file: &Path) -> Result<BackedUp, C
     let file = file.to_owned();
     with_log(context, move |reader| {
         let report = log::backup(reader, &file)?;
-        Ok(BackedUp {
-            file: file.display().to_string(),
-            bytes: report.bytes,
-            last_arrival: report.last_arrival.0,
-        })
+        Ok(BackedUp { file: file.display().to_string(), bytes: report.bytes, last_arrival: report.last_arrival.0 })
     })
     .await
 }
