@@ -3,8 +3,10 @@
 
 pub mod api;
 pub mod cli;
+pub mod config;
 mod engine;
 pub mod home;
+pub mod identity;
 pub mod log;
 pub mod mesh;
 pub mod node;
@@ -13,3 +15,4 @@ pub mod record;
 mod report;
 pub mod status;
 pub mod subscription;
+pub mod units;
