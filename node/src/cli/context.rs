@@ -1,7 +1,6 @@
 //! What every command has at hand: the home, the client of its daemon, and where output goes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::api::client::{Client, ClientError};
@@ -52,16 +51,6 @@ impl Context {
             },
         }
     }
-
-    /// How to call this program for this home, to be shown in hints.
-    pub(crate) fn command(&self) -> String {
-        self.global.home.as_deref().map_or_else(|| "roundelay".into(), command_for)
-    }
-}
-
-/// How to call this program for a home.
-pub(crate) fn command_for(home: &Path) -> String {
-    format!("roundelay --home {}", super::error::shell_word(&home.display().to_string()))
 }
 
 /// The names of nodes by their peer ids.

@@ -1,11 +1,12 @@
 //! Why a command ends without having done its work, and with which code.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use miette::Diagnostic;
 
+use crate::home::Home;
 use crate::log::LogError;
 
 /// Exit codes that scripts can rely on.
@@ -139,7 +140,7 @@ impl CliError {
         match self {
             Self::Usage { hint, .. } => Some(hint.clone()),
             Self::Unreachable { home, .. } => {
-                Some(format!("start it with: roundelay --home {} up", shell_word(&home.display().to_string())))
+                Some(format!("start it with: {} up", command_for(home)))
             }
             Self::Gone { .. } => Some("look at what the node's process said last, and start it again".into()),
             Self::TimedOut { hint, .. } | Self::Refused { hint, .. } | Self::Failure { hint, .. } => hint.clone(),
@@ -161,6 +162,15 @@ impl Diagnostic for CliError {
 
 fn in_brackets(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
+}
+
+/// How to call this program for a home.
+fn command_for(home: &Path) -> String {
+    let by_default = Home::resolve(std::env::var_os("ROUNDELAY_HOME").map(PathBuf::from));
+    match by_default {
+        Ok(default) if default.path() == home => "roundelay".into(),
+        _ => format!("roundelay --home {}", shell_word(&home.display().to_string())),
+    }
 }
 
 /// A text as a shell takes it for one word.

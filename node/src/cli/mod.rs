@@ -7,6 +7,7 @@ mod context;
 mod error;
 mod events;
 mod log;
+mod logging;
 mod man;
 mod output;
 mod peers;
@@ -158,7 +159,8 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     if json && !asked_for_help {
         let text = error.render().to_string();
-        let message = text.trim_start_matches("error: ").trim_end().to_owned();
+        // What follows repeats the usage.
+        let message = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default().trim_end();
         output::json_error(&CliError::usage(message, "run the command with --help"));
     } else {
         // Nobody is left to be told when this fails.

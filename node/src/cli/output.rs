@@ -165,7 +165,7 @@ impl Output {
         let theme = match (self.stderr_terminal, self.stderr_colors) {
             (true, true) => GraphicalTheme::unicode(),
             (true, false) => GraphicalTheme::unicode_nocolor(),
-            (false, _) => GraphicalTheme::none(),
+            (false, _) => plain_theme(),
         };
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(REPORT_COLUMNS)
@@ -178,6 +178,13 @@ impl Output {
             Err(_) => self.say(&format!("error: {error}")),
         }
     }
+}
+
+/// Words in place of symbols, for logs and pipes.
+fn plain_theme() -> GraphicalTheme {
+    let mut theme = GraphicalTheme::none();
+    theme.characters.error = "error:".into();
+    theme
 }
 
 /// An error as one line of JSON on stderr.
