@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod cloudevents;
 pub mod config;
 mod engine;
 pub mod home;

@@ -1,53 +1,9 @@
-//! Durations and sizes as people write them, in one place.
-
-use std::time::Duration;
-
-/// The longest duration that is taken: 100 years in seconds.
-const MAX_DURATION_S: u64 = 100 * 366 * 24 * 60 * 60;
-
-/// A text that is no duration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no duration: write a number and a unit, as in 500ms, 30s, 5m, 1h30m or 2d")]
-pub struct DurationError(pub String);
+//! Sizes as people write them, in one place.
 
 /// A text that is no size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no size: write a number and a unit, as in 512 KiB, 100 MB or 1.5 GiB")]
 pub struct SizeError(pub String);
-
-/// Reads a duration such as `500ms`, `30s`, `1h30m` or `2d`; a bare number counts seconds. At most 100 years.
-///
-/// # Errors
-/// When the text is nothing of the kind.
-pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    let error = || DurationError(text.to_owned());
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(error());
-    }
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let (number, after) = split_number(rest).ok_or_else(error)?;
-        let unit_end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_end);
-        let unit_s = match unit {
-            "us" => 1e-6,
-            "ms" => 1e-3,
-            "s" | "sec" => 1.0,
-            "m" | "min" => 60.0,
-            "h" => 3600.0,
-            "d" => 86_400.0,
-            "w" => 604_800.0,
-            "" if number.len() == text.trim().len() => 1.0,
-            _ => return Err(error()),
-        };
-        let number: f64 = number.parse().map_err(|_| error())?;
-        let part = Duration::try_from_secs_f64(number * unit_s).map_err(|_| error())?;
-        total = total.checked_add(part).ok_or_else(error)?;
-        rest = after.trim_start();
-    }
-    if total.as_secs() > MAX_DURATION_S { Err(error()) } else { Ok(total) }
-}
 
 /// Reads a size such as `512 KiB`, `100MB` or `1.5 GiB`; a bare number counts bytes.
 ///
@@ -100,25 +56,6 @@ pub fn format_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, ms) in [
-            ("500ms", 500),
-            ("120s", 120_000),
-            ("30", 30_000),
-            ("1.5h", 5_400_000),
-            ("1h30m", 5_400_000),
-            ("1h 30m", 5_400_000),
-            ("2d", 172_800_000),
-            ("0s", 0),
-        ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for bad in ["", "soon", "-1s", "1x", "1h30", "s", "1..5s", "1e9999s", "99999999999999999999d", "nan", "é"] {
-            assert_eq!(parse_duration(bad), Err(DurationError(bad.into())));
-        }
-    }
 
     #[test]
     fn sizes() {

@@ -5,6 +5,8 @@ mod input;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use roundelay_protocol::topic::Topic;
 use serde_json::json;
 
@@ -12,7 +14,6 @@ use crate::api::client::{Client, ClientError};
 use crate::api::types::{DEFAULT_ACK_TIMEOUT_MS, PublishOptions, Published};
 
 use super::error::CliError;
-use super::events::encode_base64;
 use super::{Context, Output, values};
 use input::{Chunk, Lines};
 
@@ -218,7 +219,7 @@ struct Template {
 impl Template {
     fn new(args: &Args) -> Result<Self, CliError> {
         let mut head = String::from(r#"{"specversion":"1.0""#);
-        let causes = (!args.cause.is_empty()).then(|| args.cause.join(","));
+        let causes = causes(&args.cause);
         let given = [
             ("type", &args.kind),
             ("source", &args.source),
@@ -257,12 +258,26 @@ impl Template {
             }
             Err(_) => {
                 body.extend_from_slice(br#","datacontenttype":"application/octet-stream","data_base64":""#);
-                body.extend_from_slice(encode_base64(data).as_bytes());
+                body.extend_from_slice(STANDARD.encode(data).as_bytes());
                 body.push(b'"');
             }
         }
         body.push(b'}');
     }
+}
+
+/// Causes as the API takes them: see [`crate::cloudevents`].
+fn causes(ids: &[String]) -> Option<String> {
+    match ids {
+        [] => None,
+        [id] if !id.contains(',') => Some(id.clone()),
+        [id] => Some(escape(id) + ","),
+        _ => Some(ids.iter().map(|id| escape(id)).collect::<Vec<_>>().join(",")),
+    }
+}
+
+fn escape(id: &str) -> String {
+    id.replace('%', "%25").replace(',', "%2C")
 }
 
 /// Events that go to the node together.
@@ -369,6 +384,15 @@ mod tests {
         assert_eq!(event(b"hello")["datacontenttype"], "text/plain");
         assert_eq!(event(b"")["data"], "");
         assert_eq!(event(&[255])["data_base64"], "/w==");
+    }
+
+    #[test]
+    fn causes_are_told_apart() {
+        let causes = |ids: &[&str]| causes(&ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());
+        assert_eq!(causes(&[]), None);
+        assert_eq!(causes(&["a%"]).as_deref(), Some("a%"));
+        assert_eq!(causes(&["a,b"]).as_deref(), Some("a%2Cb,"));
+        assert_eq!(causes(&["a,b", "c%"]).as_deref(), Some("a%2Cb,c%25"));
     }
 
     #[tokio::test]
