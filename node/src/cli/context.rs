@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::api::client::{Client, ClientError};
+use crate::api::types::Code;
 use crate::home::{Home, HomeError};
 use crate::status::{NodeStatus, PeerStatus};
 
@@ -111,6 +112,7 @@ impl From<ClientError> for CliError {
                 after,
                 hint: Some("it may be busy or paused; whether the command took effect is unknown".into()),
             },
+            ClientError::Problem(problem) if problem.code == Code::Stopped => Self::Gone { detail: problem.detail },
             ClientError::Problem(problem) => {
                 let code = serde_json::to_value(problem.code).ok();
                 let code = code.and_then(|code| code.as_str().map(str::to_owned));

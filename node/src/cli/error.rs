@@ -139,9 +139,7 @@ impl CliError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => Some(hint.clone()),
-            Self::Unreachable { home, .. } => {
-                Some(format!("start it with: {} up", command_for(home)))
-            }
+            Self::Unreachable { home, .. } => Some(format!("start it with: {} up", command_for(home))),
             Self::Gone { .. } => Some("look at what the node's process said last, and start it again".into()),
             Self::TimedOut { hint, .. } | Self::Refused { hint, .. } | Self::Failure { hint, .. } => hint.clone(),
             Self::Log(_) | Self::Io { .. } | Self::Unhealthy | Self::BrokenPipe => None,

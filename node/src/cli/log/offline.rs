@@ -2,12 +2,23 @@
 
 use std::path::Path;
 
+use roundelay_protocol::batch::VerifiedBatch;
+use roundelay_protocol::event::Item;
+use roundelay_protocol::ids::Arrival;
+use roundelay_protocol::topic::Pattern;
+
 use crate::api::types::{BackedUp, Verified};
+use crate::cloudevents::{Place, write_event};
 use crate::home::{Home, HomeLock};
 use crate::log::{self, Log, LogOptions, LogReader};
+use crate::peer_id::text_of;
 
 use super::super::Context;
 use super::super::error::CliError;
+
+/// Batches, and bytes of them, that are read at once.
+const SCAN_BATCHES: usize = 1024;
+const SCAN_BYTES: usize = 4 * 1024 * 1024;
 
 /// Checks the log of a home whose node does not run.
 pub(super) async fn verify(context: &Context) -> Result<Verified, CliError> {
@@ -30,6 +41,40 @@ pub(super) async fn backup(context: &Context, file: &Path) -> Result<BackedUp, C
         Ok(BackedUp { file: file.display().to_string(), bytes: report.bytes, last_arrival: report.last_arrival.0 })
     })
     .await
+}
+
+/// Prints the events of a home whose node does not run. Returns how many there were.
+pub(super) async fn export(context: &Context, pattern: Pattern) -> Result<u64, CliError> {
+    let output = context.output.clone();
+    with_log(context, move |reader| {
+        let (mut after, mut events, mut lines) = (Arrival(0), 0, Vec::new());
+        loop {
+            let batches = reader.scan(after, SCAN_BATCHES, SCAN_BYTES)?;
+            let Some((last, _)) = batches.last() else { return Ok(events) };
+            after = *last;
+            for (arrival, batch) in batches.iter().filter(|(_, batch)| pattern.matches(&batch.header().topic)) {
+                events += write_batch(*arrival, batch, &mut lines);
+            }
+            output.bytes(&lines)?;
+            lines.clear();
+        }
+    })
+    .await
+}
+
+fn write_batch(arrival: Arrival, batch: &VerifiedBatch, lines: &mut Vec<u8>) -> u64 {
+    let header = batch.header();
+    let author = text_of(&header.author);
+    let mut events = 0;
+    for (seq, item) in batch.items() {
+        if let Item::Event(event) = item {
+            let place = Place { topic: header.topic.as_str(), author: &author, seq, arrival };
+            write_event(lines, &event, &place);
+            lines.push(b'\n');
+            events += 1;
+        }
+    }
+    events
 }
 
 /// Does `work` with the log of a home that nobody else uses meanwhile.

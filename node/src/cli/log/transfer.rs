@@ -9,11 +9,11 @@ use serde_json::json;
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
-use crate::api::client::{Client, ClientError};
+use crate::api::client::{Client, ClientError, LineStream};
 
-use super::super::Context;
 use super::super::error::CliError;
 use super::super::table::{bytes, many};
+use super::super::{Context, Output};
 use super::offline;
 
 /// Lines that are written at once, if so many are there.
@@ -23,21 +23,30 @@ const READ_BYTES: usize = 64 * 1024;
 
 pub(super) async fn export(context: &Context, client: &Client, pattern: Option<Pattern>) -> Result<(), CliError> {
     let output = &context.output;
-    let stream = client.export(pattern.as_ref().map(Pattern::as_str)).await?;
-    let mut chunks = stream.ready_chunks(MAX_CHUNK);
-    let mut events = 0;
-    while let Some(chunk) = chunks.next().await {
-        for line in chunk {
-            output.bytes(&line?)?;
-            output.bytes(b"\n")?;
-            events += 1;
-        }
-    }
+    let events = match client.export(pattern.as_ref().map(Pattern::as_str)).await {
+        Ok(stream) => copy_lines(stream, output).await?,
+        Err(ClientError::NotReachable { .. }) => offline::export(context, pattern.unwrap_or_else(Pattern::all)).await?,
+        Err(error) => return Err(error.into()),
+    };
     output.flush()?;
     if !output.is_json() {
         output.note(&format!("exported {}", many(events, "event")));
     }
     Ok(())
+}
+
+/// Returns how many there were.
+async fn copy_lines(stream: LineStream, output: &Output) -> Result<u64, CliError> {
+    let mut chunks = stream.ready_chunks(MAX_CHUNK);
+    let mut lines = 0;
+    while let Some(chunk) = chunks.next().await {
+        for line in chunk {
+            output.bytes(&line?)?;
+            output.bytes(b"\n")?;
+            lines += 1;
+        }
+    }
+    Ok(lines)
 }
 
 pub(super) async fn import(context: &Context, client: &Client, file: Option<PathBuf>) -> Result<(), CliError> {
