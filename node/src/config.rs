@@ -424,7 +424,7 @@ impl Reader {
 }
 
 /// Reads a TCP multiaddr. To listen on, it has to be an address of this machine, without a peer.
-fn parse_address(text: &str, to_listen: bool) -> Result<Multiaddr, String> {
+pub(crate) fn parse_address(text: &str, to_listen: bool) -> Result<Multiaddr, String> {
     let example = if to_listen { "/ip4/0.0.0.0/tcp/4001" } else { "/ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..." };
     let address: Multiaddr =
         text.parse().map_err(|error| format!("'{text}' is no multiaddr ({error}): write one like {example}"))?;

@@ -5,6 +5,7 @@ pub mod api;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;
+pub mod daemon;
 mod engine;
 pub mod home;
 pub mod identity;

@@ -5,5 +5,14 @@
 //! [`types::Problem`].
 
 pub mod client;
+mod events;
 mod lines;
+mod log;
+mod peers;
+mod problem;
+mod publish;
+pub mod server;
 pub mod types;
+
+#[cfg(test)]
+mod tests;

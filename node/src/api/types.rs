@@ -94,6 +94,8 @@ pub enum Code {
     MethodNotAllowed,
     /// A file that would be overwritten.
     FileExists,
+    /// What was asked for is being done already, and only once at a time.
+    Busy,
     /// The store is full of events that nobody else has; nothing was stored.
     StoreFull,
     /// The node's clock cannot stamp events; nothing was stored.
