@@ -1,8 +1,12 @@
 //! A node of a Roundelay mesh: its durable log, its links to peers, and the way in and out for services.
 #![forbid(unsafe_code)]
 
+mod engine;
 pub mod log;
 pub mod mesh;
 pub mod node;
+pub mod peer_id;
+pub mod record;
+mod report;
 pub mod status;
 pub mod subscription;

@@ -1,16 +1,43 @@
 //! A running node: the handle that the API, the CLI and programs use.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::{Multiaddr, PeerId};
 use roundelay_protocol::event::EncodedEvent;
+use roundelay_protocol::frame::Position;
+use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::hlc::Hlc;
-use roundelay_protocol::ids::Arrival;
-use roundelay_protocol::topic::{Pattern, Topic};
+use roundelay_protocol::ids::{Arrival, Author, Incarnation};
+use roundelay_protocol::interest::Interest;
+use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
+use roundelay_protocol::replica::{Config, Now, Replica};
+use roundelay_protocol::sign::{Ed25519Signer, Signer};
+use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::log::LogReader;
-use crate::status::{Converged, HoleStatus, NodeStatus};
+use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Parts, Peers, Publish, TOPICS_MARK};
+use crate::log::{Log, LogError, LogEvent, LogOptions, LogReader, Opened, Snapshot};
+use crate::mesh::{self, Mesh, MeshCommand, MeshConfig, MeshCounters};
+use crate::peer_id::{peer_id_of, text_of};
+use crate::record::{Directory, NodeRecord};
+use crate::report;
+use crate::status::{Converged, HoleStatus, NodeInfo, NodeStatus, StoreStatus};
 use crate::subscription::{From, Subscription};
+
+/// The mesh of nodes that were not told another name.
+pub const DEFAULT_MESH: &str = "default";
+/// Bytes of the largest batch that is gossiped; larger ones are announced and pulled.
+const MAX_GOSSIP_BYTES: usize = MAX_BATCH_BYTES + 1024;
+/// What sled takes on disk for a byte of batches, rounded up: the cap is for the disk, batches are what is counted.
+const DISK_BYTES_PER_BATCH_BYTE: u64 = 2;
+/// Publications that wait for the engine.
+const MAX_PUBLISHES: usize = 4096;
+/// Calls that wait for the engine.
+const MAX_CALLS: usize = 64;
+/// Bytes of batches that are read to find a node's last record.
+const MAX_RECORD_READ: usize = 1024 * 1024;
 
 /// How to run a node.
 #[derive(Debug, Clone)]
@@ -69,6 +96,9 @@ pub enum CallError {
     /// The node ended, or its store failed, before it was known whether the call took effect.
     #[error("the node has stopped{0}; whether the call took effect is unknown: look when it runs again")]
     Stopped(String),
+    /// A publication without events. Nothing has happened.
+    #[error("there is nothing to publish: give at least one event")]
+    NoEvents,
     /// More patterns than a node may subscribe to.
     #[error("a node subscribes to at most {0} patterns: leave some, or use wildcards")]
     TooManyPatterns(usize),
@@ -89,41 +119,148 @@ pub struct Receipt {
     pub links: u32,
 }
 
-/// A handle to a running node; clones share it.
-#[derive(Clone)]
-pub struct Node {}
+struct Inner {
+    peer_id: PeerId,
+    name: String,
+    mesh_name: String,
+    home: PathBuf,
+    cap_bytes: u64,
+    started: Instant,
+    mesh: Mesh,
+    reader: LogReader,
+    publishes: mpsc::Sender<Publish>,
+    calls: mpsc::Sender<Call>,
+    stopped: watch::Receiver<Option<String>>,
+}
 
-#[allow(unused_variables, clippy::unused_async, clippy::unimplemented)]
+/// A handle to a running node; clones share it. The node goes on until [`Node::shutdown`], also without handles.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
 impl Node {
     /// Starts a node: opens its store, listens, joins.
     ///
     /// # Errors
     /// When the store or the network cannot be used.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
-        unimplemented!()
+        let ed25519 = config.keypair.clone().try_into_ed25519().map_err(|_| NodeError::Identity)?;
+        let mut secret = [0; 32];
+        secret.copy_from_slice(ed25519.secret().as_ref());
+        let signer = Ed25519Signer::from_secret(&secret);
+        let dir = config.home.join("log");
+        let opened = tokio::task::spawn_blocking(move || Log::open(&dir, LogOptions::default()));
+        let Opened { log, events: log_events, snapshot } = opened.await.unwrap_or(Err(LogError::Closed))?;
+        let started = Self::start_on(&config, signer, log.clone(), log_events, snapshot).await;
+        if started.is_err() {
+            log.close().await;
+        }
+        started
+    }
+
+    async fn start_on(
+        config: &NodeConfig,
+        signer: Ed25519Signer,
+        log: Log,
+        log_events: mpsc::Receiver<LogEvent>,
+        snapshot: Snapshot,
+    ) -> Result<Self, NodeError> {
+        let reader = log.reader();
+        let known = Known::read(&reader, &snapshot.records, config)?;
+        let (mesh, mesh_events) = Mesh::start(MeshConfig {
+            keypair: config.keypair.clone(),
+            mesh_name: config.mesh_name.clone(),
+            mesh_key: config.mesh_key,
+            listen: config.listen.clone(),
+            join: config.join.iter().chain(&known.joins).cloned().collect(),
+            advertise: config.advertise.clone(),
+            mdns: config.mdns && (config.mesh_name != DEFAULT_MESH || config.mesh_key.is_some()),
+            min_links: config.min_links,
+            max_links: config.max_links,
+            max_message_bytes: MAX_GOSSIP_BYTES,
+        })
+        .await?;
+        for author in &known.interest.excluded {
+            if let Some(peer) = peer_id_of(author) {
+                mesh.send(MeshCommand::Block(peer)).await;
+            }
+        }
+        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let replica_config = Config {
+            incarnation: Incarnation(rand::random()),
+            position: Position { epoch: snapshot.epoch, arrival: snapshot.last_arrival, chain: snapshot.chain },
+            batch_bytes: snapshot.batch_bytes,
+            cap_bytes: config.store_cap_bytes / DISK_BYTES_PER_BATCH_BYTE,
+            max_gossip_bytes: MAX_GOSSIP_BYTES,
+            interest: known.interest,
+            seed: rand::random(),
+        };
+        let me = signer.author();
+        let replica = Replica::new(signer, replica_config, snapshot.records, Now { mono_ms: 0, wall_ms });
+        let record = NodeRecord {
+            name: config.name.clone(),
+            addresses: Vec::new(),
+            patterns: Vec::new(),
+            topics: Vec::new(),
+            host: mesh::host_tag(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            clock_ms: wall_ms,
+        };
+        let (publishes, publish_queue) = mpsc::channel(MAX_PUBLISHES);
+        let (calls, call_queue) = mpsc::channel(MAX_CALLS);
+        let (stop, stopped) = watch::channel(None);
+        let parts = Parts {
+            replica,
+            epoch: snapshot.epoch,
+            log,
+            log_events,
+            mesh: mesh.clone(),
+            mesh_events,
+            peers: Peers::new(me, record, known.directory),
+            publishes: publish_queue,
+            calls: call_queue,
+            stopped: stop,
+        };
+        tokio::spawn(Engine::run(parts));
+        Ok(Self(Arc::new(Inner {
+            peer_id: mesh.peer_id(),
+            name: config.name.clone(),
+            mesh_name: config.mesh_name.clone(),
+            home: config.home.clone(),
+            cap_bytes: config.store_cap_bytes,
+            started: Instant::now(),
+            mesh,
+            reader,
+            publishes,
+            calls,
+            stopped,
+        })))
     }
 
     /// Who it is.
+    #[must_use]
     pub fn id(&self) -> PeerId {
-        unimplemented!()
+        self.0.peer_id
     }
 
     /// Full multiaddrs for others to join by.
+    #[must_use]
     pub fn addresses(&self) -> Vec<Multiaddr> {
-        unimplemented!()
+        let full = |address: Multiaddr| address.with_p2p(self.0.peer_id).unwrap_or_else(|address| address);
+        self.0.mesh.addresses().into_iter().map(full).collect()
     }
 
     /// Publishes events to a topic, all or none, and returns when they are durable here and, with `acks`, on so many
-    /// peers. A caller that drops the future after it was polled may still have published. Order between calls is that in which they were first polled.
+    /// peers. Calls take effect in the order in which they were first polled; one that is dropped after that may still
+    /// take effect.
     ///
     /// # Errors
     /// When nothing was stored, or the node stopped.
     pub async fn publish(&self, topic: Topic, events: Vec<EncodedEvent>, acks: u32) -> Result<Receipt, CallError> {
-        unimplemented!()
+        self.submit(topic, events, acks, None).await
     }
 
-    /// Like `publish`, but returns as soon as it is durable here or `wait_ms` has passed since then with fewer acks:
-    /// `Receipt::peers` tells how many there are.
+    /// Like [`Node::publish`], but waits for acknowledgements only `wait_ms` after the events are durable here:
+    /// [`Receipt::peers`] tells how many there are.
     ///
     /// # Errors
     /// When nothing was stored, or the node stopped.
@@ -134,71 +271,193 @@ impl Node {
         acks: u32,
         wait_ms: u64,
     ) -> Result<Receipt, CallError> {
-        unimplemented!()
+        self.submit(topic, events, acks, Some(Duration::from_millis(wait_ms))).await
+    }
+
+    async fn submit(
+        &self,
+        topic: Topic,
+        events: Vec<EncodedEvent>,
+        acks: u32,
+        wait: Option<Duration>,
+    ) -> Result<Receipt, CallError> {
+        if topic.is_system() {
+            return Err(CallError::SystemTopic(topic));
+        }
+        if events.is_empty() {
+            return Err(CallError::NoEvents);
+        }
+        let (reply, receipt) = oneshot::channel();
+        let publish = Publish { topic, events, acks, wait, reply };
+        self.0.publishes.send(publish).await.map_err(|_| self.gone())?;
+        receipt.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    fn gone(&self) -> CallError {
+        let reason = self.0.stopped.borrow().clone().filter(|reason| !reason.is_empty());
+        CallError::Stopped(reason.map(|reason| format!(" because {reason}")).unwrap_or_default())
+    }
+
+    async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Result<T, CallError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.calls.send(call(reply)).await.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())
     }
 
     /// Follows the events of the topics that match, in order of arrival, from a place on. See [`Subscription`].
+    #[must_use]
     pub fn subscribe(&self, patterns: Vec<Pattern>, from: From) -> Subscription {
-        unimplemented!()
+        Subscription::new(self.0.reader.clone(), patterns, from)
     }
 
     /// Everything at a glance.
+    ///
+    /// # Errors
+    /// When the node stopped.
     pub async fn status(&self) -> Result<NodeStatus, CallError> {
-        unimplemented!()
+        let facts = self.call(Call::Facts).await?;
+        let links = self.0.mesh.links().await;
+        let node = NodeInfo {
+            id: self.0.peer_id.to_base58(),
+            name: self.0.name.clone(),
+            mesh: self.0.mesh_name.clone(),
+            listen: self.addresses().iter().map(ToString::to_string).collect(),
+            subscriptions: facts.interest.patterns.iter().map(ToString::to_string).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.0.started.elapsed().as_secs(),
+        };
+        let store = StoreStatus {
+            path: self.0.home.join("log").display().to_string(),
+            batch_bytes: facts.batch_bytes,
+            disk_bytes: self.0.reader.size_on_disk(),
+            cap_bytes: self.0.cap_bytes,
+            full: facts.full,
+            arrivals: facts.arrivals,
+        };
+        Ok(report::status(&facts, &links, node, store))
     }
 
     /// What is known to be missing.
+    ///
+    /// # Errors
+    /// When the node stopped.
     pub async fn holes(&self) -> Result<Vec<HoleStatus>, CallError> {
-        unimplemented!()
+        Ok(report::holes(&self.call(Call::Facts).await?))
     }
 
     /// Waits until every head that exists now is covered on both sides of every link.
+    ///
+    /// # Errors
+    /// When the node stopped.
     pub async fn converged(&self) -> Result<Converged, CallError> {
-        unimplemented!()
+        let links = self.call(Call::Probe).await?;
+        let facts = self.call(Call::Facts).await?;
+        Ok(Converged { links, left_out: facts.interest.excluded.iter().map(text_of).collect() })
     }
 
     /// Subscribes to one more pattern, for good.
+    ///
+    /// # Errors
+    /// When there are too many, or the node stopped.
     pub async fn join_topics(&self, pattern: Pattern) -> Result<(), CallError> {
-        unimplemented!()
+        if self.call(Call::Facts).await?.interest.patterns.len() >= MAX_PATTERNS {
+            return Err(CallError::TooManyPatterns(MAX_PATTERNS));
+        }
+        self.call(|reply| Call::JoinTopics(pattern, reply)).await
     }
 
     /// Ends a subscription, for good. False if there was none.
+    ///
+    /// # Errors
+    /// When the node stopped.
     pub async fn leave_topics(&self, pattern: Pattern) -> Result<bool, CallError> {
-        unimplemented!()
+        self.call(|reply| Call::LeaveTopics(pattern, reply)).await
     }
 
     /// Joins through an address, and remembers it.
+    ///
+    /// # Errors
+    /// When the node stopped.
     pub async fn add_peer(&self, address: Multiaddr) -> Result<(), CallError> {
-        unimplemented!()
+        self.call(|reply| Call::AddPeer(address, reply)).await
     }
 
     /// Forgets how to reach a peer.
+    ///
+    /// # Errors
+    /// When the node stopped.
     pub async fn forget_peer(&self, peer: PeerId) -> Result<(), CallError> {
-        unimplemented!()
+        self.call(|reply| Call::ForgetPeer(peer, reply)).await
     }
 
     /// Has nothing to do with a peer and its events any more, until unblocked.
+    ///
+    /// # Errors
+    /// When the node stopped.
     pub async fn block_peer(&self, peer: PeerId, blocked: bool) -> Result<(), CallError> {
-        unimplemented!()
+        self.call(|reply| Call::BlockPeer(peer, blocked, reply)).await
     }
 
     /// True: closes all links and has none, until false.
     pub async fn set_offline(&self, offline: bool) {
-        unimplemented!()
+        self.0.mesh.send(MeshCommand::SetOffline(offline)).await;
     }
 
     /// The log, to read.
+    #[must_use]
     pub fn log(&self) -> LogReader {
-        unimplemented!()
+        self.0.reader.clone()
     }
 
-    /// Resolves when the node has stopped by itself, with the reason (a failed store, for example).
+    /// What the mesh layer counted.
+    #[must_use]
+    pub fn mesh_counters(&self) -> MeshCounters {
+        self.0.mesh.counters()
+    }
+
+    /// Resolves when the node has stopped, with the reason, which is empty when it was told to.
     pub async fn stopped(&self) -> String {
-        unimplemented!()
+        let mut stopped = self.0.stopped.clone();
+        let reason = stopped.wait_for(Option::is_some).await.map(|reason| reason.clone().unwrap_or_default());
+        reason.unwrap_or_else(|_| "the engine ended unexpectedly".to_owned())
     }
 
     /// Stops it: says good-bye, finishes writes, closes the store.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        // An engine that has stopped already does not answer, and that is as good.
+        let _ = self.call(Call::Stop).await;
+        self.stopped().await;
+    }
+}
+
+/// What the store knows from earlier lives.
+struct Known {
+    interest: Interest,
+    joins: Vec<Multiaddr>,
+    directory: Directory,
+}
+
+impl Known {
+    fn read(reader: &LogReader, records: &[LogRecord], config: &NodeConfig) -> Result<Self, LogError> {
+        let mut directory = Directory::default();
+        for record in records.iter().filter(|record| record.key.topic.as_str() == MESH_TOPIC) {
+            for tip in &record.tips {
+                for batch in reader.range(&record.key, tip.seq - 1, tip.seq, MAX_RECORD_READ)? {
+                    directory.learn(&batch);
+                }
+            }
+        }
+        let remembered = reader.mark(TOPICS_MARK)?.and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
+        let patterns = match remembered {
+            Some(texts) => texts.iter().filter_map(|text| Pattern::new(text).ok()).collect(),
+            None => config.topics.clone(),
+        };
+        let blocked = reader.marks(BLOCK_MARK)?;
+        let authors = blocked.iter().filter_map(|(name, _)| Some(Author(name[BLOCK_MARK.len()..].try_into().ok()?)));
+        let interest = Interest::new(patterns, authors.collect());
+        let joins = reader.marks(JOIN_MARK)?;
+        let text = |name: &[u8]| String::from_utf8_lossy(&name[JOIN_MARK.len()..]).parse().ok();
+        Ok(Self { interest, joins: joins.iter().filter_map(|(name, _)| text(name)).collect(), directory })
     }
 }

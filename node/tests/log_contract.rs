@@ -350,8 +350,12 @@ fn run(crash: &mut dyn Crash, ops: &[Op]) {
             }
             Op::Crash => {
                 let snapshot = crash.crash();
+                let marks = crash.store().marks(b"").unwrap();
                 // Whole sets from the front may have made it.
-                let found = (durable..=model.sets.len()).find(|sets| model.view(*sets).matches(&snapshot));
+                let found = (durable..=model.sets.len()).find(|sets| {
+                    let view = model.view(*sets);
+                    view.matches(&snapshot) && view.marks.clone().into_iter().eq(marks.iter().cloned())
+                });
                 durable = found.expect("what is found after a crash is no prefix of what was written");
                 model.sets.truncate(durable);
                 let view = model.view(durable);
@@ -372,7 +376,7 @@ fn run(crash: &mut dyn Crash, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_memory_store_keeps_the_contract(ops in prop::collection::vec(op(), 1..60)) {

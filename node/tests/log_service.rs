@@ -230,3 +230,35 @@ async fn damage_is_told_and_never_a_panic() {
         }
     }
 }
+
+#[tokio::test]
+async fn no_mix_of_sizes_and_prunes_makes_blob_files() {
+    let home = tempdir().unwrap();
+    let mut opened = open(home.path());
+    let mut lines: Vec<Line> = (0..30).map(|author| Line::new(author, &format!("topic{author}"))).collect();
+    for token in 0..700u64 {
+        let line = &mut lines[(token * 7 % 30) as usize];
+        let mut set = match token % 10 {
+            0 => set(line, 1, 1, if token % 100 == 0 { 1_000_000 } else { 17_000 }),
+            1..4 => set(line, 2, 16, 3_900),
+            _ => set(line, 1, 1, (token * 37 % 3000) as usize),
+        };
+        if token % 3 == 0 {
+            set.pruned = (1..6).map(|back| Arrival((token + 20) * back / 7)).collect();
+        }
+        set.marks = vec![(format!("mark{}", token % 50).into_bytes(), Some(vec![7; (token % 4000) as usize]))];
+        opened.log.submit(token, set).await.unwrap();
+        stored(&mut opened, token).await;
+    }
+    assert_eq!(std::fs::read_dir(home.path().join("blobs")).unwrap().count(), 0);
+    opened.log.close().await;
+    let again = open(home.path());
+    let report = verify(&again.log.reader(), |_, _| {}).unwrap();
+    let sound = |problem: &roundelay::log::Problem| {
+        // The records here are not told of prunes.
+        use roundelay::log::Problem::{Count, Parent, Tip};
+        matches!(problem, Count { .. } | Parent(_) | Tip { .. })
+    };
+    assert!(report.problems.iter().all(sound), "{:?}", report.problems);
+    again.log.close().await;
+}

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use log_support::Line;
-use roundelay::log::{Log, LogEvent, LogOptions, Opened};
+use roundelay::log::{Log, LogEvent, LogOptions, Opened, SledStore, Store};
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::write_set::WriteSet;
 
@@ -88,22 +88,36 @@ async fn single_events() {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut opened = Log::open(&home.path().join("log"), LogOptions::default()).unwrap();
     let mut file = std::fs::File::create(home.path().join("raw")).unwrap();
-    let (mut raw, mut log) = (Vec::new(), Vec::new());
+    let (mut store, _) = SledStore::open(&home.path().join("store"), &LogOptions::default()).unwrap();
+    let (mut raw, mut log, mut direct) = (Vec::new(), Vec::new(), Vec::new());
     for set in sets(COUNT, 1) {
+        // Idle in between, as a node is that gets single events.
+        tokio::time::sleep(Duration::from_millis(2)).await;
         let started = Instant::now();
         file.write_all(set.batches[0].bytes()).unwrap();
         file.sync_data().unwrap();
         raw.push(started.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let copy = set.clone();
         let started = Instant::now();
         opened.log.submit(0, set).await.unwrap();
         opened.events.recv().await.unwrap();
         log.push(started.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let started = Instant::now();
+        store.append(copy).unwrap();
+        store.sync().unwrap();
+        direct.push(started.elapsed());
     }
     raw.sort();
     log.sort();
+    direct.sort();
     for (name, at) in [("median", COUNT / 2), ("p99", COUNT * 99 / 100)] {
         let ratio = log[at].as_secs_f64() / raw[at].as_secs_f64();
-        eprintln!("{name}: append and fdatasync {:?}, submit to stored {:?}, {ratio:.2} times", raw[at], log[at]);
+        eprintln!(
+            "{name}: append and fdatasync {:?}, submit to stored {:?}, {ratio:.2} times; without the thread {:?}",
+            raw[at], log[at], direct[at]
+        );
     }
     opened.log.close().await;
 }

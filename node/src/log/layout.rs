@@ -266,9 +266,11 @@ mod tests {
             let full = vec![7; HEAD_BYTES];
             let (len, head) = if large { (INLINE_BYTES as u32 + 1 + d % 1_000_000, &full) } else { (head.len() as u32, &head) };
             let row = Row { chain: Chain([d as u8; 16]), total_bytes: a, batch: Some(RowBatch { log: d, len, head }) };
-            prop_assert_eq!(Row::decode(&row.encode()), Some(row));
+            let value = row.encode();
+            prop_assert_eq!(Row::decode(&value), Some(row));
             let gone = Row { batch: None, ..row };
-            prop_assert_eq!(Row::decode(&gone.encode()), Some(gone));
+            let value = gone.encode();
+            prop_assert_eq!(Row::decode(&value), Some(gone));
             let entry = IndexEntry { arrival: Arrival(a), first_seq: b, last_hlc: Hlc(c), len: d };
             prop_assert_eq!(IndexEntry::decode(&entry.encode()), Some(entry));
             let store = StoreRow { epoch: StoreEpoch(a), floor: Arrival(b), pruned_bytes: c };

@@ -45,11 +45,12 @@ impl Backoff {
         self.failures
     }
 
-    /// An attempt failed. Returns how long the next one waits.
+    /// An attempt failed. Returns how long the next one waits; never less than was said before.
     pub(crate) fn fail(&mut self, now_ms: u64, dice: &mut Dice) -> u64 {
         let full_ms = (FIRST_MS << self.failures.min(6)).min(LONGEST_MS);
         self.failures = self.failures.saturating_add(1);
-        self.delay(now_ms, dice.jitter(full_ms))
+        self.delay_at_least(now_ms, dice.jitter(full_ms));
+        self.due_ms - now_ms
     }
 
     /// It went well for long: start from the beginning, after a moment.
@@ -59,9 +60,8 @@ impl Backoff {
     }
 
     /// Nothing before `delay_ms` from now.
-    pub(crate) fn delay(&mut self, now_ms: u64, delay_ms: u64) -> u64 {
+    pub(crate) fn delay(&mut self, now_ms: u64, delay_ms: u64) {
         self.due_ms = now_ms.saturating_add(delay_ms);
-        delay_ms
     }
 
     /// Nothing before `delay_ms` from now, if it isn't later already.

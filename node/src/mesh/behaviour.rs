@@ -9,7 +9,7 @@ use libp2p::{StreamProtocol, identify, mdns, ping};
 
 use super::gate::Gate;
 use super::gossip::{self, Gossip, TopicNames};
-use super::{MeshConfig, MeshError, limits, transport};
+use super::{MeshConfig, MeshError, Shared, limits, transport};
 
 /// A peer is asked so often whether it is still there, and has so long to answer.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -46,7 +46,11 @@ pub(crate) fn sync_protocol(mesh_name: &str) -> Result<StreamProtocol, MeshError
 }
 
 /// Builds the swarm; it listens and dials nowhere yet.
-pub(crate) fn build_swarm(config: &MeshConfig, names: &TopicNames) -> Result<Swarm<MeshBehaviour>, MeshError> {
+pub(crate) fn build_swarm(
+    config: &MeshConfig,
+    names: &TopicNames,
+    shared: &Shared,
+) -> Result<Swarm<MeshBehaviour>, MeshError> {
     let public = config.keypair.public();
     let me = public.to_peer_id();
     let links = u32::try_from(config.max_links).unwrap_or(u32::MAX);
@@ -71,7 +75,7 @@ pub(crate) fn build_swarm(config: &MeshConfig, names: &TopicNames) -> Result<Swa
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE)
         .with_per_connection_event_buffer_size(CONNECTION_EVENTS);
-    let transport = transport::build(&config.keypair, config.mesh_key)?;
+    let transport = transport::build(&config.keypair, config.mesh_key, shared)?;
     Ok(Swarm::new(transport, behaviour, me, swarm_config))
 }
 

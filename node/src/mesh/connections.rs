@@ -5,14 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, gossipsub, identify, mdns, ping};
+use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
 
 use super::address::split_peer;
 use super::behaviour::{MeshBehaviourEvent, PROTOCOL_PREFIX, protocol_version};
 use super::driver::{Driver, unix_ms};
+use super::flow::Backlog;
 use super::peers::{Connection, PeerState, opens};
 use super::transport;
-use super::{GossipId, MeshEvent, Notice, Verdict};
+use super::{Notice, twin};
 
 /// A node of another mesh has so long to see for itself before we hang up.
 const WRONG_MESH_PATIENCE_MS: u64 = 500;
@@ -79,32 +80,6 @@ impl Driver {
         }
     }
 
-    fn on_gossip(&mut self, event: gossipsub::Event) {
-        match event {
-            gossipsub::Event::Message { propagation_source: from, message_id, message } => {
-                let Ok(id) = message_id.0.as_slice().try_into().map(GossipId) else { return };
-                let bytes = message.data.len();
-                let topic = self.names.topic(&message.topic).map(str::to_owned);
-                let Some(topic) = topic.filter(|_| bytes <= self.config.max_message_bytes) else {
-                    self.counters.gossip_refused.fetch_add(1, Relaxed);
-                    return self.apply_verdict(id, from, Verdict::Reject);
-                };
-                self.counters.gossip_messages_in.fetch_add(1, Relaxed);
-                self.counters.gossip_bytes_in.fetch_add(bytes as u64, Relaxed);
-                if !self.tell(MeshEvent::Gossip { from, id, topic, data: message.data.into() }) {
-                    self.counters.gossip_dropped_here.fetch_add(1, Relaxed);
-                    self.apply_verdict(id, from, Verdict::Ignore);
-                }
-            }
-            gossipsub::Event::SlowPeer { peer_id, failed_messages } => {
-                let dropped = (failed_messages.priority + failed_messages.non_priority) as u64;
-                self.counters.gossip_dropped_for_slow_peers.fetch_add(dropped, Relaxed);
-                tracing::debug!(peer = %peer_id, dropped, "a peer takes gossip slower than it comes");
-            }
-            _ => {}
-        }
-    }
-
     fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
         let now_ms = self.now_ms();
         let Some(state) = self.peers.get_mut(&peer) else { return };
@@ -130,7 +105,8 @@ impl Driver {
         let dialled = self.dials.remove(&connection).map(|ticket| (ticket, &address));
         let joined = self.book.on_connected(peer, dialled, now_ms);
         let dialed = endpoint.is_dialer();
-        let state = self.peers.entry(peer).or_insert_with(|| PeerState::new(unix_ms()));
+        let flow = &self.shared.flow;
+        let state = self.peers.entry(peer).or_insert_with(|| PeerState::new(unix_ms(), Backlog::new(flow.of(peer))));
         state.connections.push(Connection { id: connection, address, dialed });
         if state.connections.len() == 1 && opens(self.me, peer) {
             state.open_at_ms = Some(now_ms);
@@ -163,6 +139,10 @@ impl Driver {
         match error {
             DialError::LocalPeerId { address } => self.on_met_ourselves(address),
             DialError::WrongPeerId { obtained, address } if *obtained == self.me => self.on_met_ourselves(address),
+            // The swarm does not even dial where it listens.
+            DialError::NoAddresses if join.as_ref().is_some_and(|it| self.swarm.listeners().any(|own| own == it)) => {
+                self.on_twin_verdict(twin::Verdict::Ourselves(join.unwrap_or_else(Multiaddr::empty)));
+            }
             _ => {
                 tracing::debug!(?join, %error, "a dial failed");
                 let Some(address) = join else { return };

@@ -58,6 +58,10 @@ counters! {
     links_up,
     /// Links that went down.
     links_down,
+    /// Bytes of all streams written: sync, gossip, and the rest; without what encryption and TCP add.
+    stream_bytes_out,
+    /// Bytes of all streams read.
+    stream_bytes_in,
     /// Bytes of sync streams written, prefixes included.
     sync_bytes_out,
     /// Bytes of sync streams read.

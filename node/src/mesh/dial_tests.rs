@@ -70,13 +70,12 @@ fn a_lost_join_peer_is_asked_for_slowly_when_there_are_links_enough() {
     let mut book = book(1);
     book.join(&address(1), false);
     book.on_connected(peer(2), None, 0);
-    assert!(due(&mut book, 1_000).is_empty(), "enough links: not at once");
-    let asked = (1..=120).filter(|second| {
+    let asked = (0..=120).filter(|second| {
         let dials = due(&mut book, second * 1_000);
         dials.iter().for_each(|dial| drop(book.on_failed(dial.ticket, second * 1_000)));
         !dials.is_empty()
     });
-    assert!((1..=4).contains(&asked.count()));
+    assert!((3..=6).contains(&asked.count()));
 }
 
 #[test]

@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
-use libp2p::gossipsub::{MessageAcceptance, MessageId, PublishError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::address::{Reach, can_advertise, split_peer};
 use super::behaviour::{MeshBehaviour, build_swarm, sync_protocol};
@@ -22,8 +21,7 @@ use super::outbox::Outbox;
 use super::peers::{Closing, Peers};
 use super::sync::SyncStreams;
 use super::twin::{self, TwinWatch};
-use super::{GossipId, LinkInfo, MeshCommand, MeshConfig, MeshError, MeshEvent, Notice, Publish, Request, Shared};
-use super::{Verdict, limits};
+use super::{LinkInfo, MeshCommand, MeshConfig, MeshError, MeshEvent, Notice, Publish, Request, Shared};
 
 const TICK: Duration = Duration::from_millis(200);
 const LISTEN_DEADLINE: Duration = Duration::from_secs(5);
@@ -32,8 +30,8 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_millis(600);
 const REACH_EVERY_MS: u64 = 30_000;
 /// What a peer's link may still write when it is disconnected.
 const FAREWELL_MS: u64 = 500;
-/// Messages that are published before the connections get their turn again.
-const PUBLISH_BURST: usize = 16;
+/// How long publishing waits at a time when a neighbour's queue is full and nothing moves.
+const PACE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Driver {
     pub(crate) config: MeshConfig,
@@ -52,8 +50,9 @@ pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Arc<Counters>,
     started: Instant,
-    subscribed: BTreeMap<String, bool>,
-    subscription_bytes: usize,
+    /// Topics, and whether gossip carries them.
+    pub(crate) subscribed: BTreeMap<String, bool>,
+    pub(crate) subscription_bytes: usize,
     told_addresses: Option<Vec<Multiaddr>>,
     /// Sources of failed inbound handshakes, and when they were last told of.
     pub(crate) strangers: BTreeMap<String, u64>,
@@ -67,7 +66,7 @@ impl Driver {
     ) -> Result<Self, MeshError> {
         let me = config.keypair.public().to_peer_id();
         let names = TopicNames::new(&config.mesh_name);
-        let swarm = build_swarm(&config, &names)?;
+        let swarm = build_swarm(&config, &names, &shared)?;
         let sync = SyncStreams::new(swarm.behaviour().streams.new_control(), sync_protocol(&config.mesh_name)?)?;
         let mut seed = [0; 8];
         seed.copy_from_slice(&blake3::hash(format!("{me} {:?}", SystemTime::now()).as_bytes()).as_bytes()[..8]);
@@ -140,9 +139,15 @@ impl Driver {
         let shared = self.shared.clone();
         let events = self.events.clone();
         loop {
+            let may_publish = publishes.is_empty() || self.may_publish();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
-                Some(publish) = publishes.recv() => self.publish_burst(publish, &mut publishes),
+                Some(publish) = publishes.recv(), if may_publish => {
+                    self.publish_burst(publish, &mut publishes);
+                    // Gossip's queues are short: without a turn for the connections, a burst would overflow them.
+                    tokio::task::yield_now().await;
+                }
+                _ = timeout(PACE, shared.flow.moved.notified()), if !may_publish => {}
                 () = shared.verdict_came.notified() => self.apply_verdicts(),
                 Some(stream) = self.sync.streams.recv() => self.on_stream(stream),
                 Some(end) = self.sync.ended.recv() => self.on_link_end(end),
@@ -190,52 +195,6 @@ impl Driver {
         while let Ok(permit) = self.events.try_reserve() {
             let Some(event) = self.outbox.pop() else { break };
             permit.send(event);
-        }
-    }
-
-    fn publish_burst(&mut self, first: Publish, more: &mut mpsc::Receiver<Publish>) {
-        let mut next = Some(first);
-        for _ in 0..PUBLISH_BURST {
-            let Some(publish) = next.take().or_else(|| more.try_recv().ok()) else { break };
-            self.publish(publish);
-        }
-    }
-
-    fn publish(&mut self, Publish { topic, data }: Publish) {
-        let bytes = data.len();
-        self.shared.publish_bytes.fetch_sub(bytes, Relaxed);
-        let counters = &self.counters;
-        match self.swarm.behaviour_mut().gossip.publish(self.names.wire(&topic), data) {
-            Ok(_) => {
-                counters.gossip_messages_out.fetch_add(1, Relaxed);
-                counters.gossip_bytes_out.fetch_add(bytes as u64, Relaxed);
-            }
-            Err(PublishError::NoPeersSubscribedToTopic) => _ = counters.publishes_without_peers.fetch_add(1, Relaxed),
-            Err(PublishError::Duplicate) => _ = counters.publishes_duplicate.fetch_add(1, Relaxed),
-            Err(PublishError::AllQueuesFull(_)) => _ = counters.publishes_queues_full.fetch_add(1, Relaxed),
-            Err(error) => {
-                counters.publishes_dropped.fetch_add(1, Relaxed);
-                tracing::warn!(%topic, bytes, %error, "gossip did not take a message");
-            }
-        }
-    }
-
-    fn apply_verdicts(&mut self) {
-        let verdicts = std::mem::take(&mut *self.shared.verdicts.lock());
-        for (id, from, verdict) in verdicts {
-            self.apply_verdict(id, from, verdict);
-        }
-    }
-
-    pub(crate) fn apply_verdict(&mut self, id: GossipId, from: PeerId, verdict: Verdict) {
-        let acceptance = match verdict {
-            Verdict::Accept => MessageAcceptance::Accept,
-            Verdict::Ignore => MessageAcceptance::Ignore,
-            Verdict::Reject => MessageAcceptance::Reject,
-        };
-        let gossip = &mut self.swarm.behaviour_mut().gossip;
-        if !gossip.report_message_validation_result(&MessageId::new(&id.0), &from, acceptance) {
-            self.counters.verdicts_too_late.fetch_add(1, Relaxed);
         }
     }
 
@@ -366,30 +325,6 @@ impl Driver {
         }
     }
 
-    fn subscribe(&mut self, topic: String) {
-        if self.subscribed.contains_key(&topic) {
-            return;
-        }
-        let bytes = self.names.subscription_bytes(&topic);
-        let fits = self.subscription_bytes + bytes <= limits::MAX_SUBSCRIPTION_BYTES;
-        let wire = self.names.wire(&topic);
-        let taken = fits && self.swarm.behaviour_mut().gossip.subscribe(&wire).is_ok();
-        if taken {
-            self.subscription_bytes += bytes;
-        } else {
-            self.counters.topics_without_gossip.fetch_add(1, Relaxed);
-            tracing::debug!(%topic, "this topic goes without gossip");
-        }
-        self.subscribed.insert(topic, taken);
-    }
-
-    fn unsubscribe(&mut self, topic: &str) {
-        if self.subscribed.remove(topic) == Some(true) {
-            self.subscription_bytes -= self.names.subscription_bytes(topic);
-            self.swarm.behaviour_mut().gossip.unsubscribe(&self.names.wire(topic));
-        }
-    }
-
     /// Tells the engine our addresses, if they are not what it was told last.
     pub(crate) fn tell_addresses(&mut self) {
         let mut addresses = self.config.advertise.iter().map(|it| split_peer(it).0).collect::<Vec<_>>();
@@ -430,10 +365,6 @@ impl Driver {
         described.collect()
     }
 
-    fn is_subscribed(&self, topic: &str) -> bool {
-        self.subscribed.get(topic).copied().unwrap_or(false)
-    }
-
     async fn shut_down(mut self, done: Option<oneshot::Sender<()>>) {
         self.swarm.behaviour_mut().gate.set_offline(true);
         let mut running = 0;
@@ -449,13 +380,19 @@ impl Driver {
                 () = sleep_until(deadline) => break,
             }
         }
-        let everyone: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        let everyone: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in everyone {
+            self.drop_link(peer, "this node shut down");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
         let deadline = tokio::time::Instant::now() + SHUTDOWN_DEADLINE;
         while self.swarm.connected_peers().next().is_some() {
             if timeout_at(deadline, self.swarm.select_next_some()).await.is_err() {
+                break;
+            }
+        }
+        while let Some(event) = self.outbox.pop() {
+            if self.events.try_send(event).is_err() {
                 break;
             }
         }

@@ -12,6 +12,7 @@ mod counters;
 mod dial;
 mod driver;
 mod events;
+mod flow;
 mod gate;
 mod gossip;
 pub mod limits;
@@ -19,6 +20,7 @@ mod link;
 mod outbox;
 mod peers;
 mod sync;
+mod traffic;
 mod transport;
 mod twin;
 
@@ -35,6 +37,7 @@ use counters::Counters;
 pub use counters::MeshCounters;
 use driver::Driver;
 pub use events::{Candidate, GossipId, LinkInfo, MeshCommand, MeshEvent, Notice, Verdict};
+use flow::Flow;
 pub use link::{LinkFull, LinkSender};
 
 /// How to take part in a mesh.
@@ -90,6 +93,7 @@ pub enum MeshError {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     counters: Arc<Counters>,
+    flow: Arc<Flow>,
     publish_bytes: AtomicUsize,
     /// One entry for each message that is judged and not yet looked at: never more than were handed out.
     verdicts: Mutex<Vec<(GossipId, PeerId, Verdict)>>,

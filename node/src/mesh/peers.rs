@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
+use super::flow::Backlog;
 use super::link::RunningLink;
 
 /// The first and the longest delay before a sync stream is opened again on a connection that lives.
@@ -30,6 +31,7 @@ pub(crate) struct Closing {
 #[derive(Debug)]
 pub(crate) struct PeerState {
     pub(crate) connections: Vec<Connection>,
+    pub(crate) backlog: Backlog,
     pub(crate) link: Option<RunningLink>,
     /// When the running link came up.
     pub(crate) link_since_ms: u64,
@@ -43,9 +45,10 @@ pub(crate) struct PeerState {
 }
 
 impl PeerState {
-    pub(crate) fn new(since_unix_ms: u64) -> Self {
+    pub(crate) fn new(since_unix_ms: u64, backlog: Backlog) -> Self {
         Self {
             connections: Vec::new(),
+            backlog,
             link: None,
             link_since_ms: 0,
             closing: None,

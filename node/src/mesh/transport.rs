@@ -1,6 +1,5 @@
 //! TCP, an optional pre-shared key, noise and yamux, with names resolved in front.
 
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -12,33 +11,28 @@ use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::{PeerId, Transport, dns, noise, tcp, yamux};
 
-use super::MeshError;
+use super::{MeshError, Shared};
 
 /// A connection that has not shaken hands by then is given up.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How far a failed connection got. It travels inside the `io::Error` that the swarm reports.
-#[derive(Debug)]
-enum Stage {
-    Connect(String),
-    Handshake(String),
-}
+/// No connection was made at all. Anything else that fails, fails in the handshake.
+///
+/// libp2p wraps it in `Either`s, which pass on the source of what they hold but never what they hold: so it is a
+/// source itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unreached(#[source] NoConnection);
 
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(reason) => write!(f, "{reason}"),
-            Self::Handshake(reason) => write!(f, "the handshake failed: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for Stage {}
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoConnection(String);
 
 /// Builds the transport. It resolves names with the system's settings; if there are none, only IP addresses work.
 pub(crate) fn build(
     keypair: &Keypair,
     mesh_key: Option<[u8; 32]>,
+    shared: &Shared,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, MeshError> {
     let noise = noise::Config::new(keypair)
         .map_err(|error| MeshError::Setup { what: "encryption", reason: error.to_string() })?;
@@ -48,34 +42,25 @@ pub(crate) fn build(
         dns::tokio::Transport::custom(tcp(), dns::ResolverConfig::default(), dns::ResolverOpts::default())
     });
     let key = mesh_key.map(|key| PnetConfig::new(PreSharedKey::new(key)));
-    let keyed = named.map_err(|error| Stage::Connect(deepest(&error))).and_then(move |socket, _| match key {
-        Some(key) => {
-            let shaken = key.handshake(socket).map_err(|error| Stage::Handshake(error.to_string()));
-            Either::Left(shaken.map_ok(|socket| keyed_socket(Either::Left(socket))))
-        }
-        None => Either::Right(futures::future::ready(Ok(keyed_socket(Either::Right(socket))))),
+    let reached = named.map_err(|error| Unreached(NoConnection(deepest(&error))));
+    let keyed = reached.and_then(move |socket, _| match key {
+        Some(key) => Either::Left(key.handshake(socket).map_ok(Either::Left)),
+        None => Either::Right(futures::future::ready(Ok(Either::Right(socket)))),
     });
-    let secured = keyed.map_err(|error| Stage::Connect(deepest(&error)));
-    Ok(secured
-        .upgrade(Version::V1Lazy)
+    let (flow, counters) = (shared.flow.clone(), shared.counters.clone());
+    Ok(keyed
+        .upgrade(Version::V1)
         .authenticate(noise)
         .multiplex(yamux::Config::default())
         .timeout(HANDSHAKE_DEADLINE)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .map(move |(peer, muxer), _| (peer, flow.watch(peer, StreamMuxerBox::new(muxer), counters)))
         .boxed())
-}
-
-fn keyed_socket<A, B>(socket: Either<A, B>) -> Either<A, B> {
-    socket
 }
 
 /// Whether a connection was made and failed only then, as it does when keys differ.
 pub(crate) fn failed_in_handshake(error: &TransportError<io::Error>) -> bool {
     let TransportError::Other(error) = error else { return false };
-    !chain(error).any(|cause| {
-        let stage = cause.downcast_ref::<Stage>();
-        matches!(stage, Some(Stage::Connect(_)))
-    })
+    !chain(error).any(|cause| cause.is::<NoConnection>())
 }
 
 /// What went wrong, without the wrappers' repetitions.

@@ -134,7 +134,20 @@ impl<S: Signer> Replica<S> {
 
     /// Takes what happened and returns what is to be done, in order.
     pub fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        self.handle_all(now, [input])
+    }
+
+    /// Takes several things that happened together, which costs less than one by one.
+    pub fn handle_all(&mut self, now: Now, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
         self.now = Now { mono_ms: now.mono_ms.max(self.now.mono_ms), wall_ms: now.wall_ms };
+        for input in inputs {
+            self.take(input);
+        }
+        self.settle();
+        std::mem::take(&mut self.effects)
+    }
+
+    fn take(&mut self, input: Input) {
         match input {
             Input::Publish { id, topic, events, acks } => self.publish(id, topic, events, acks),
             Input::Cancel { id } => self.own.cancel(id),
@@ -158,13 +171,12 @@ impl<S: Signer> Replica<S> {
             Input::Oldest { batches, end } => self.prune(batches, end),
             Input::SetInterest(interest) => self.set_interest(interest),
             Input::Probe { id } => self.probe(id),
+            Input::SetMarks(marks) => self.write(WriteSet { marks, ..WriteSet::default() }, Vec::new(), Vec::new()),
             Input::Tick => {
                 self.wants.expire(self.now.mono_ms);
                 self.plan_pending = true;
             }
         }
-        self.settle();
-        std::mem::take(&mut self.effects)
     }
 
     /// What follows from any input: sealing, announcing, pulling, pruning.

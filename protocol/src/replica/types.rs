@@ -181,6 +181,8 @@ pub enum Input {
         /// The caller's name for it.
         id: u64,
     },
+    /// Small values to be kept: the driver's own.
+    SetMarks(Vec<(Vec<u8>, Option<Vec<u8>>)>),
     /// Time has passed.
     Tick,
 }

@@ -1,0 +1,206 @@
+//! What the node's handle asks of the engine.
+
+use std::time::Duration;
+
+use roundelay_protocol::event::EncodedEvent;
+use roundelay_protocol::heads::{LogKey, LogRecord};
+use roundelay_protocol::ids::Author;
+use roundelay_protocol::interest::Interest;
+use roundelay_protocol::replica::{Input, LinkStatus, MissingRange};
+use roundelay_protocol::topic::{Pattern, Topic};
+use tokio::sync::oneshot;
+
+use super::Engine;
+use super::peers::{BLOCK_MARK, JOIN_MARK, TOPICS_MARK};
+use crate::mesh::{MeshCommand, Multiaddr, PeerId};
+use crate::node::{CallError, Receipt};
+use crate::peer_id::author_of;
+use crate::record::Directory;
+
+/// Events to be published.
+pub(crate) struct Publish {
+    pub(crate) topic: Topic,
+    pub(crate) events: Vec<EncodedEvent>,
+    pub(crate) acks: u32,
+    /// How long to wait for acknowledgements; for ever if not given.
+    pub(crate) wait: Option<Duration>,
+    pub(crate) reply: oneshot::Sender<Result<Receipt, CallError>>,
+}
+
+/// A question or an order.
+pub(crate) enum Call {
+    Facts(oneshot::Sender<Facts>),
+    Probe(oneshot::Sender<u32>),
+    JoinTopics(Pattern, oneshot::Sender<()>),
+    LeaveTopics(Pattern, oneshot::Sender<bool>),
+    AddPeer(Multiaddr, oneshot::Sender<()>),
+    ForgetPeer(PeerId, oneshot::Sender<()>),
+    BlockPeer(PeerId, bool, oneshot::Sender<()>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// What the engine knows, for reports.
+pub(crate) struct Facts {
+    pub(crate) records: Vec<LogRecord>,
+    pub(crate) links: Vec<LinkStatus>,
+    pub(crate) missing: Vec<MissingRange>,
+    pub(crate) interest: Interest,
+    pub(crate) directory: Directory,
+    pub(crate) problems: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) notes: Vec<(Author, String)>,
+    pub(crate) batch_bytes: u64,
+    pub(crate) full: bool,
+    pub(crate) arrivals: u64,
+}
+
+impl Engine {
+    pub(super) async fn answer(&mut self, call: Call) {
+        match call {
+            Call::Facts(reply) => {
+                let _ = reply.send(self.facts());
+            }
+            Call::Probe(reply) => {
+                self.last_id += 1;
+                let id = self.last_id;
+                self.probes.retain(|_, reply| !reply.is_closed());
+                self.probes.insert(id, reply);
+                self.feed(Input::Probe { id }).await;
+            }
+            Call::JoinTopics(pattern, reply) => {
+                let mut patterns = self.replica.interest().patterns.clone();
+                patterns.push(pattern);
+                self.subscribe(patterns).await;
+                let _ = reply.send(());
+            }
+            Call::LeaveTopics(pattern, reply) => {
+                let mut patterns = self.replica.interest().patterns.clone();
+                let before = patterns.len();
+                patterns.retain(|known| *known != pattern);
+                let left = patterns.len() < before;
+                if left {
+                    self.subscribe(patterns).await;
+                }
+                let _ = reply.send(left);
+            }
+            Call::AddPeer(address, reply) => {
+                self.mark([JOIN_MARK, address.to_string().as_bytes()].concat(), Some(Vec::new())).await;
+                self.mesh.send(MeshCommand::Join(address)).await;
+                let _ = reply.send(());
+            }
+            Call::ForgetPeer(peer, reply) => {
+                self.forget(peer).await;
+                let _ = reply.send(());
+            }
+            Call::BlockPeer(peer, blocked, reply) => {
+                self.block(peer, blocked).await;
+                let _ = reply.send(());
+            }
+            Call::Stop(done) => {
+                // The loop takes this one itself.
+                drop(done);
+            }
+        }
+    }
+
+    async fn mark(&mut self, name: Vec<u8>, value: Option<Vec<u8>>) {
+        self.feed(Input::SetMarks(vec![(name, value)])).await;
+    }
+
+    async fn subscribe(&mut self, patterns: Vec<Pattern>) {
+        let interest = Interest::new(patterns, self.replica.interest().excluded.clone());
+        let texts: Vec<&str> = interest.patterns.iter().map(Pattern::as_str).collect();
+        // Texts are always JSON.
+        let value = serde_json::to_vec(&texts).unwrap_or_default();
+        self.mark(TOPICS_MARK.to_vec(), Some(value)).await;
+        self.feed(Input::SetInterest(interest)).await;
+        let interest = self.replica.interest().clone();
+        let left: Vec<Topic> = self.gossip_topics.iter().filter(|topic| !interest.covers(topic)).cloned().collect();
+        for topic in left {
+            self.gossip_topics.remove(&topic);
+            self.mesh.send(MeshCommand::Unsubscribe(topic.as_str().to_owned())).await;
+        }
+        self.hear_known_topics().await;
+        self.peers.touch();
+    }
+
+    async fn forget(&mut self, peer: PeerId) {
+        let suffix = format!("/p2p/{peer}");
+        for (name, _) in self.reader.marks(JOIN_MARK).unwrap_or_default() {
+            if name.ends_with(suffix.as_bytes()) {
+                self.mark(name, None).await;
+            }
+        }
+        if let Some(author) = author_of(&peer) {
+            self.peers.forget(author);
+        }
+        self.mesh.send(MeshCommand::Forget(peer)).await;
+    }
+
+    async fn block(&mut self, peer: PeerId, blocked: bool) {
+        let Some(author) = author_of(&peer) else { return };
+        self.mark([BLOCK_MARK, &author.0].concat(), blocked.then(Vec::new)).await;
+        let mut excluded = self.replica.interest().excluded.clone();
+        excluded.retain(|known| *known != author);
+        if blocked {
+            excluded.push(author);
+        }
+        let interest = Interest::new(self.replica.interest().patterns.clone(), excluded);
+        self.mesh.send(if blocked { MeshCommand::Block(peer) } else { MeshCommand::Unblock(peer) }).await;
+        self.feed(Input::SetInterest(interest)).await;
+        self.peers.touch();
+    }
+
+    fn facts(&self) -> Facts {
+        let (problems, warnings) = self.judge();
+        Facts {
+            records: self.replica.logs().cloned().collect(),
+            links: self.replica.links(),
+            missing: self.replica.missing(),
+            interest: self.replica.interest().clone(),
+            directory: self.peers.directory().clone(),
+            problems,
+            warnings,
+            notes: self.peers.notes(),
+            batch_bytes: self.replica.batch_bytes(),
+            full: self.replica.is_full(),
+            arrivals: self.replica.position().arrival.0,
+        }
+    }
+
+    /// What is wrong with this node, and what is worth knowing.
+    fn judge(&self) -> (Vec<String>, Vec<String>) {
+        let mut problems = self.peers.problems();
+        if let Some(twin) = self.replica.twin() {
+            problems.push(format!(
+                "another live process publishes with this node's identity (incarnation {:016x}): stop one of the two, \
+                 and give the copy an identity of its own",
+                twin.0
+            ));
+        }
+        if self.replica.is_full() {
+            problems.push(
+                "the store is full of events that no other node has: publishing is refused until a peer has them or \
+                 the cap is raised"
+                    .to_owned(),
+            );
+        }
+        let off_ms = self.replica.clock_offset_ms();
+        if off_ms != 0 {
+            problems.push(format!(
+                "this machine's clock is {} s behind most peers' (negative: ahead): set it",
+                off_ms / 1000
+            ));
+        }
+        let forked = self.replica.logs().filter(|record| record.tips.len() > 1);
+        let mut warnings = self.peers.warnings();
+        warnings.extend(forked.map(|record| {
+            let LogKey { topic, author } = &record.key;
+            let author = self.peers.directory().name(author).unwrap_or_else(|| crate::peer_id::text_of(author));
+            let tips = record.tips.len();
+            format!("the log of {author} in {topic} has {tips} lines: its store was restored from an old copy, or copied; both are kept")
+        }));
+        warnings.truncate(64);
+        (problems, warnings)
+    }
+}

@@ -1,0 +1,497 @@
+//! The engine: one task that feeds the replica with what happens, and does what it says. It owns the replica; everyone
+//! else reaches it over bounded queues.
+
+mod calls;
+mod inbox;
+mod peers;
+mod serve;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use roundelay_protocol::frame::{Frame, Memory, Position};
+use roundelay_protocol::heads::{LogKey, LogRecord};
+use roundelay_protocol::ids::{Author, StoreEpoch};
+use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, OldBatch, Replica, Source};
+use roundelay_protocol::sequencer::MAX_QUEUED_BYTES;
+use roundelay_protocol::sign::Ed25519Signer;
+use roundelay_protocol::topic::Topic;
+use roundelay_protocol::write_set::WriteSet;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use calls::{Call, Facts, Publish};
+use inbox::Inbound;
+pub(crate) use peers::{BLOCK_MARK, JOIN_MARK, Peers, TOPICS_MARK};
+
+use crate::log::{Log, LogError, LogEvent, LogReader};
+use crate::mesh::{LinkSender, Mesh, MeshCommand, MeshEvent};
+use crate::node::{CallError, Receipt};
+use crate::peer_id::peer_id_of;
+
+/// Publications that are taken from their queue at once.
+const PUBLISH_RUN: usize = 512;
+/// Stored batches that one look for prunable ones brings.
+const OLDEST_RUN: usize = 4_096;
+/// Bytes of batches that are gathered before they go to the log.
+const GATHER_BYTES: usize = 1024 * 1024;
+/// A peer's queue below this takes more heads.
+const DRAINED_BYTES: usize = 512 * 1024;
+/// A peer that breaks the protocol is kept away for so long.
+const KEEP_AWAY_MS: u64 = 60_000;
+
+/// What waits for the outcome of a publication.
+struct Waiting {
+    acks: u32,
+    reply: oneshot::Sender<Result<Receipt, CallError>>,
+    stored: Option<Receipt>,
+    /// When to answer although acknowledgements are missing.
+    until: Option<Instant>,
+    wait: Option<Duration>,
+}
+
+struct Peer {
+    link: u64,
+    outbound: LinkSender,
+    /// Heads were sent, and the replica waits until they are through.
+    filling: bool,
+}
+
+/// What the engine is made of.
+pub(crate) struct Parts {
+    pub(crate) replica: Replica<Ed25519Signer>,
+    pub(crate) epoch: StoreEpoch,
+    pub(crate) log: Log,
+    pub(crate) log_events: mpsc::Receiver<LogEvent>,
+    pub(crate) mesh: Mesh,
+    pub(crate) mesh_events: mpsc::Receiver<MeshEvent>,
+    pub(crate) peers: Peers,
+    pub(crate) publishes: mpsc::Receiver<Publish>,
+    pub(crate) calls: mpsc::Receiver<Call>,
+    pub(crate) stopped: watch::Sender<Option<String>>,
+}
+
+/// The engine's state.
+pub(crate) struct Engine {
+    replica: Replica<Ed25519Signer>,
+    epoch: StoreEpoch,
+    log: Log,
+    log_events: mpsc::Receiver<LogEvent>,
+    reader: LogReader,
+    mesh: Mesh,
+    peers: Peers,
+    publishes: mpsc::Receiver<Publish>,
+    calls: mpsc::Receiver<Call>,
+    inbox: mpsc::Receiver<Inbound>,
+    to_inbox: mpsc::Sender<Inbound>,
+    stopped: watch::Sender<Option<String>>,
+    links: BTreeMap<Author, Peer>,
+    waiting: BTreeMap<u64, Waiting>,
+    /// Publications that wait for acknowledgements, by when they are answered all the same.
+    deadlines: BTreeSet<(Instant, u64)>,
+    probes: BTreeMap<u64, oneshot::Sender<u32>>,
+    last_id: u64,
+    gossip_topics: BTreeSet<Topic>,
+    mesh_arrival: roundelay_protocol::ids::Arrival,
+    started: Instant,
+    failure: Option<String>,
+    gathered: Gathered,
+    /// What the log reported while it was being waited for.
+    backlog: VecDeque<LogEvent>,
+}
+
+/// Write sets of one turn, merged: what is written together is acknowledged together.
+#[derive(Default)]
+struct Gathered {
+    token: u64,
+    set: WriteSet,
+    logs: BTreeMap<LogKey, LogRecord>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, token: u64, set: WriteSet) {
+        self.token = token;
+        self.bytes += set.batch_bytes();
+        self.set.batches.extend(set.batches);
+        self.set.pruned.extend(set.pruned);
+        self.set.marks.extend(set.marks);
+        self.logs.extend(set.logs.into_iter().map(|record| (record.key.clone(), record)));
+    }
+
+    fn take(&mut self) -> Option<(u64, WriteSet)> {
+        let Self { token, mut set, logs, .. } = std::mem::take(self);
+        set.logs = logs.into_values().collect();
+        (token > 0).then_some((token, set))
+    }
+}
+
+impl Engine {
+    /// Runs until it is told to stop or its log fails.
+    pub(crate) async fn run(parts: Parts) {
+        let (to_inbox, inbox) = mpsc::channel(inbox::MAX_INBOX);
+        let reader = parts.log.reader();
+        let verifier = tokio::spawn(inbox::run(parts.mesh.clone(), parts.mesh_events, to_inbox.clone()));
+        let mut engine = Self {
+            replica: parts.replica,
+            epoch: parts.epoch,
+            log: parts.log,
+            log_events: parts.log_events,
+            mesh_arrival: reader.last_arrival(),
+            reader,
+            mesh: parts.mesh,
+            peers: parts.peers,
+            publishes: parts.publishes,
+            calls: parts.calls,
+            inbox,
+            to_inbox,
+            stopped: parts.stopped,
+            links: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            probes: BTreeMap::new(),
+            last_id: 0,
+            gossip_topics: BTreeSet::new(),
+            started: Instant::now(),
+            failure: None,
+            gathered: Gathered::default(),
+            backlog: VecDeque::new(),
+        };
+        engine.begin().await;
+        let told_to_stop = engine.turn_until_the_end().await;
+        engine.end(told_to_stop).await;
+        verifier.abort();
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+    }
+
+    /// `Some` with the one who waits for the end, if somebody asked for it.
+    async fn turn_until_the_end(&mut self) -> Option<oneshot::Sender<()>> {
+        let mut run = Vec::with_capacity(PUBLISH_RUN);
+        loop {
+            while let Some(event) = self.backlog.pop_front() {
+                self.take_log_event(event).await;
+            }
+            let deadline = self.next_deadline();
+            let room = self.replica.queued_bytes() < MAX_QUEUED_BYTES;
+            tokio::select! {
+                biased;
+                Some(event) = self.log_events.recv() => self.take_log_event(event).await,
+                call = self.calls.recv() => match call {
+                    Some(Call::Stop(done)) => return Some(done),
+                    Some(call) => self.answer(call).await,
+                    None => return None,
+                },
+                Some(inbound) = self.inbox.recv() => self.take_inbound(inbound).await,
+                count = self.publishes.recv_many(&mut run, PUBLISH_RUN), if room && !self.publishes.is_closed() => {
+                    if count > 0 {
+                        self.take_publishes(&mut run).await;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.into()) => self.tick().await,
+            }
+            if self.failure.is_some() {
+                return None;
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let filling = self.links.values().any(|peer| peer.filling);
+        let drain = filling.then(|| Instant::now() + Duration::from_millis(10));
+        let ack = self.deadlines.first().map(|(at, _)| *at);
+        let replica = self.started + Duration::from_millis(self.replica.deadline_ms());
+        [drain, ack, Some(replica), self.peers.next_deadline()].into_iter().flatten().min().unwrap_or(replica)
+    }
+
+    async fn tick(&mut self) {
+        let now = Instant::now();
+        while let Some((at, id)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            self.deadlines.remove(&(at, id));
+            if let Some(Waiting { reply, stored: Some(receipt), .. }) = self.waiting.remove(&id) {
+                let _ = reply.send(Ok(receipt));
+            }
+            self.feed(Input::Cancel { id }).await;
+        }
+        let drained: Vec<Author> = self
+            .links
+            .iter_mut()
+            .filter(|(_, peer)| peer.filling && peer.outbound.queued_bytes() < DRAINED_BYTES)
+            .map(|(author, peer)| {
+                peer.filling = false;
+                *author
+            })
+            .collect();
+        let drained = drained.into_iter().map(|peer| Input::Drained { peer });
+        let inputs: Vec<Input> = drained.chain([Input::Tick]).collect();
+        self.feed_all(inputs).await;
+        self.tend_peers().await;
+    }
+
+    async fn take_publishes(&mut self, run: &mut Vec<Publish>) {
+        let mut inputs = Vec::with_capacity(run.len());
+        for publish in run.drain(..) {
+            self.last_id += 1;
+            let id = self.last_id;
+            let Publish { topic, events, acks, wait, reply } = publish;
+            self.waiting.insert(id, Waiting { acks, reply, stored: None, until: None, wait });
+            inputs.push(Input::Publish { id, topic, events, acks });
+        }
+        self.feed_all(inputs).await;
+    }
+
+    async fn take_log_event(&mut self, event: LogEvent) {
+        match event {
+            LogEvent::Stored { token, last_arrival, chain, batch_bytes, .. } => {
+                let position = Position { epoch: self.epoch, arrival: last_arrival, chain };
+                self.feed(Input::Stored { token, position, batch_bytes }).await;
+                self.read_records().await;
+            }
+            LogEvent::Failed { error } => self.fail(&error),
+        }
+    }
+
+    /// After a failed write nothing may be acknowledged any more: what is on the disk is unknown until it is reopened.
+    fn fail(&mut self, error: &LogError) {
+        tracing::error!(%error, "the log failed; this node stops");
+        self.failure = Some(error.to_string());
+    }
+
+    async fn take_inbound(&mut self, inbound: Inbound) {
+        match inbound {
+            Inbound::Gossip { peer, batch } => self.feed(Input::Batch { batch, source: Source::Gossip(peer) }).await,
+            Inbound::Pulled { peer, id, batches } => {
+                let source = Source::Pull { peer, id };
+                let inputs: Vec<_> = batches.into_iter().map(|batch| Input::Batch { batch, source }).collect();
+                self.feed_all(inputs).await;
+            }
+            Inbound::Frame { peer, link, frame } => {
+                let chain = match &frame {
+                    Frame::Hello(hello) => {
+                        let at = hello.memory.map(|memory| memory.position.arrival);
+                        at.and_then(|arrival| self.reader.chain_at(arrival).ok().flatten())
+                    }
+                    _ => None,
+                };
+                self.feed(Input::Frame { peer, link, frame, chain }).await;
+            }
+            Inbound::LinkUp { peer, link, outbound } => {
+                self.links.insert(peer, Peer { link, outbound, filling: false });
+                let mark = self.reader.mark(&[MEMORY_MARK, &peer.0].concat()).ok().flatten();
+                let memory = mark.and_then(|bytes| Memory::decode(&bytes).ok());
+                self.peers.connected(peer);
+                self.feed(Input::LinkUp { peer, link, nonce: rand::random(), memory }).await;
+                self.tend_peers().await;
+            }
+            Inbound::LinkDown { peer, link, reason } => {
+                if self.links.get(&peer).is_some_and(|known| known.link == link) {
+                    self.links.remove(&peer);
+                }
+                tracing::info!(peer = %crate::peer_id::text_of(&peer), %reason, "link down");
+                self.peers.disconnected(peer, reason);
+                self.feed(Input::LinkDown { peer, link }).await;
+                self.tend_peers().await;
+            }
+            Inbound::Served { peer } => self.feed(Input::Served { peer }).await,
+            Inbound::Breach { peer, reason } => self.disconnect(peer, reason).await,
+            Inbound::Addresses => self.peers.set_addresses(&self.mesh.addresses()),
+            Inbound::Notice(notice) => self.peers.take_notice(notice),
+        }
+    }
+
+    pub(super) async fn feed(&mut self, input: Input) {
+        self.feed_all([input]).await;
+    }
+
+    pub(super) async fn feed_all(&mut self, inputs: impl IntoIterator<Item = Input>) {
+        let now = self.now();
+        let mut todo = VecDeque::from(self.replica.handle_all(now, inputs));
+        while let Some(effect) = todo.pop_front() {
+            if let Some(answer) = self.carry_out(effect).await {
+                // The replica asked the store, and hears the answer before anything else.
+                for effect in self.replica.handle(now, answer).into_iter().rev() {
+                    todo.push_front(effect);
+                }
+            }
+        }
+        self.submit_gathered().await;
+    }
+
+    /// Does what the replica says. Questions to the store are answered at once.
+    async fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Append { token, set } => self.append(token, set).await,
+            Effect::Gossip(batch) => {
+                self.mesh.try_publish(batch.header().topic.as_str(), batch.bytes().clone());
+            }
+            Effect::Send { peer, frame } => self.send(peer, &frame).await,
+            Effect::Find { log, place, parent } => {
+                let find = |(seq, hash): (u64, _)| self.reader.find(&log, seq, &hash);
+                return match (find(place), find(parent)) {
+                    (Ok(known), Ok(parent)) => Some(Input::Found { hash: place.1, known: known.is_some(), parent }),
+                    (Err(error), _) | (_, Err(error)) => {
+                        self.fail(&error);
+                        None
+                    }
+                };
+            }
+            Effect::Check { peer, log, floor, places, due_ms } => {
+                let lacks = |place: &(u64, _)| !matches!(self.reader.find(&log, place.0, &place.1), Ok(Some(_)));
+                let absent = places.into_iter().filter(lacks).collect();
+                return Some(Input::Checked { peer, log, floor, absent, due_ms });
+            }
+            Effect::Serve { peer, id, ranges, max_bytes, missing } => {
+                self.serve(peer, serve::Order { id, ranges, max_bytes, missing });
+            }
+            Effect::ListOldest { after } => match self.reader.oldest(after, OLDEST_RUN) {
+                Ok(found) => {
+                    let end = found.len() < OLDEST_RUN;
+                    let batches = found.into_iter().map(|stored| OldBatch {
+                        arrival: stored.arrival,
+                        log: stored.key,
+                        first_seq: stored.first_seq,
+                        last_seq: stored.last_seq,
+                        hash: stored.hash,
+                        bytes: stored.bytes,
+                    });
+                    return Some(Input::Oldest { batches: batches.collect(), end });
+                }
+                Err(error) => self.fail(&error),
+            },
+            Effect::Published { id, first_seq, first_hlc, arrival } => {
+                self.published(id, Receipt { first_seq, first_hlc, arrival, peers: 0, links: self.links.len() as u32 });
+            }
+            Effect::Acked { id, peers, complete } => self.acked(id, peers, complete),
+            Effect::Refused { id, refusal } => {
+                if let Some(waiting) = self.waiting.remove(&id) {
+                    let _ = waiting.reply.send(Err(CallError::Refused(refusal)));
+                }
+            }
+            Effect::TopicSeen(topic) => self.hear(topic).await,
+            Effect::Disconnect { peer, reason } => self.disconnect(peer, reason.to_owned()).await,
+            Effect::Probed { id, links } => {
+                if let Some(reply) = self.probes.remove(&id) {
+                    let _ = reply.send(links);
+                }
+            }
+            Effect::Notice(notice) => self.peers.take_replica_notice(&notice),
+        }
+        None
+    }
+
+    /// Writes of one turn go to the log together.
+    async fn append(&mut self, token: u64, set: WriteSet) {
+        self.gathered.add(token, set);
+        if self.gathered.bytes >= GATHER_BYTES {
+            self.submit_gathered().await;
+        }
+    }
+
+    /// Waits while the log's queue is full. That slows down everything that feeds the engine, as it should; but what
+    /// the log reports must be taken meanwhile, or both would wait for each other.
+    async fn submit_gathered(&mut self) {
+        let Some((token, set)) = self.gathered.take() else { return };
+        let log = self.log.clone();
+        let mut submission = std::pin::pin!(log.submit(token, set));
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut submission => break outcome,
+                Some(event) = self.log_events.recv() => self.backlog.push_back(event),
+            }
+        };
+        if let Err(error) = outcome {
+            self.fail(&error);
+        }
+    }
+
+    async fn send(&mut self, peer: Author, frame: &Frame) {
+        let Some(known) = self.links.get_mut(&peer) else { return };
+        if matches!(frame, Frame::Heads { .. }) {
+            known.filling = true;
+        }
+        if known.outbound.try_send(frame.encode()).is_err() {
+            self.disconnect(peer, "does not take what is sent to it".to_owned()).await;
+        }
+    }
+
+    fn serve(&mut self, peer: Author, order: serve::Order) {
+        let Some(known) = self.links.get(&peer) else { return };
+        let (reader, outbound, inbox) = (self.reader.clone(), known.outbound.clone(), self.to_inbox.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serve::serve(reader, outbound, order).await {
+                tracing::warn!(%error, "a pull was not answered");
+            }
+            let _ = inbox.send(Inbound::Served { peer }).await;
+        });
+    }
+
+    fn published(&mut self, id: u64, receipt: Receipt) {
+        let Some(mut waiting) = self.waiting.remove(&id) else { return };
+        if waiting.acks == 0 {
+            let _ = waiting.reply.send(Ok(receipt));
+            return;
+        }
+        waiting.stored = Some(receipt);
+        waiting.until = waiting.wait.map(|wait| Instant::now() + wait);
+        if let Some(until) = waiting.until {
+            self.deadlines.insert((until, id));
+        }
+        self.waiting.insert(id, waiting);
+    }
+
+    fn acked(&mut self, id: u64, peers: u32, complete: bool) {
+        let Some(receipt) = self.waiting.get_mut(&id).and_then(|waiting| waiting.stored.as_mut()) else { return };
+        receipt.peers = peers;
+        if complete && let Some(Waiting { reply, stored: Some(receipt), until, .. }) = self.waiting.remove(&id) {
+            if let Some(until) = until {
+                self.deadlines.remove(&(until, id));
+            }
+            let _ = reply.send(Ok(receipt));
+        }
+    }
+
+    async fn disconnect(&mut self, peer: Author, reason: String) {
+        tracing::warn!(peer = %crate::peer_id::text_of(&peer), %reason, "disconnecting a peer");
+        if let Some(peer) = peer_id_of(&peer) {
+            self.mesh.send(MeshCommand::Disconnect { peer, reason, keep_away_ms: KEEP_AWAY_MS }).await;
+        }
+    }
+
+    /// Says good-bye, finishes what is being written and lets go of the store.
+    async fn end(mut self, told_to_stop: Option<oneshot::Sender<()>>) {
+        self.publishes.close();
+        self.mesh.shutdown().await;
+        let failure = self.failure.clone();
+        let Self { log, mut log_events, replica, mut waiting, .. } = self;
+        let mut replica = replica;
+        // What was handed to the log may still become durable, and its publishers hear of it.
+        let drain = async {
+            while let Some(event) = log_events.recv().await {
+                let LogEvent::Stored { token, last_arrival, chain, batch_bytes, .. } = event else { continue };
+                let position = Position { epoch: self.epoch, arrival: last_arrival, chain };
+                let now = Now { mono_ms: u64::MAX / 2, wall_ms: 0 };
+                for effect in replica.handle(now, Input::Stored { token, position, batch_bytes }) {
+                    let Effect::Published { id, first_seq, first_hlc, arrival } = effect else { continue };
+                    if let Some(waiting) = waiting.remove(&id) {
+                        let receipt = Receipt { first_seq, first_hlc, arrival, peers: 0, links: 0 };
+                        let _ = waiting.reply.send(Ok(receipt));
+                    }
+                }
+            }
+        };
+        tokio::join!(log.close(), drain);
+        let reason = failure.unwrap_or_default();
+        let because = if reason.is_empty() { String::new() } else { format!(" because {reason}") };
+        for waiting in waiting.into_values() {
+            let _ = waiting.reply.send(Err(CallError::Stopped(because.clone())));
+        }
+        self.stopped.send_replace(Some(reason));
+        if let Some(done) = told_to_stop {
+            let _ = done.send(());
+        }
+    }
+}

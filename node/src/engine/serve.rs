@@ -1,0 +1,66 @@
+//! Answering pulls: reading ranges from the log and sending them, at the pace at which the peer takes them.
+
+use std::time::Duration;
+
+use roundelay_protocol::batch::VerifiedBatch;
+use roundelay_protocol::frame::{Frame, Missing, Range};
+use roundelay_protocol::ids::BatchHash;
+use roundelay_protocol::limits::MAX_BATCH_BYTES;
+
+use crate::log::{LogError, LogReader};
+use crate::mesh::LinkSender;
+
+/// Bytes of batches in one frame, unless a single batch is larger.
+const FRAME_BYTES: usize = 256 * 1024;
+/// While so much waits to be written to the peer, no more is read from the log.
+const QUEUED_BYTES: usize = 1024 * 1024;
+/// How often a full queue is looked at again.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A pull to be answered.
+pub(super) struct Order {
+    pub(super) id: u64,
+    pub(super) ranges: Vec<Range>,
+    pub(super) max_bytes: u64,
+    pub(super) missing: Vec<Missing>,
+}
+
+/// Sends what a pull asks for, up to its number of bytes, and what is missing of it.
+pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) -> Result<(), LogError> {
+    let (mut left, mut served) = (order.max_bytes as usize, 0);
+    'ranges: for range in &order.ranges {
+        // On a forked log several batches may end where a read stopped, so the next one begins there once more.
+        let (mut after, mut repeated) = (range.after, Vec::new());
+        loop {
+            if left == 0 {
+                break 'ranges;
+            }
+            while outbound.queued_bytes() > QUEUED_BYTES {
+                tokio::time::sleep(POLL).await;
+            }
+            let (log, wanted, budget) = (log.clone(), range.clone(), left.min(FRAME_BYTES));
+            let read = move || log.range(&wanted.log, after, wanted.upto, budget + MAX_BATCH_BYTES);
+            let mut batches = tokio::task::spawn_blocking(read).await.unwrap_or(Err(LogError::Closed))?;
+            batches.retain(|batch| !repeated.contains(&batch.hash()));
+            let Some(last) = batches.last() else { break };
+            let reached = last.header().last_seq();
+            let at_end = batches.iter().filter(|batch| batch.header().last_seq() == reached);
+            let ends: Vec<BatchHash> = at_end.map(VerifiedBatch::hash).collect();
+            repeated = if after + 1 == reached { [repeated, ends].concat() } else { ends };
+            after = reached - 1;
+            left = left.saturating_sub(batches.iter().map(|batch| batch.bytes().len()).sum());
+            let batches = batches.iter().map(|batch| batch.bytes().clone()).collect();
+            send(&outbound, &Frame::Batches { id: order.id, batches }).await;
+        }
+        served += 1;
+    }
+    send(&outbound, &Frame::PullEnd { id: order.id, served, missing: order.missing }).await;
+    Ok(())
+}
+
+async fn send(outbound: &LinkSender, frame: &Frame) {
+    let bytes = frame.encode();
+    while outbound.try_send(bytes.clone()).is_err() {
+        tokio::time::sleep(POLL).await;
+    }
+}

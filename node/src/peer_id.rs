@@ -1,0 +1,42 @@
+//! A node has one key and two names for it: the author of its events, and the peer id of its links.
+
+use libp2p::PeerId;
+use libp2p::identity::{PublicKey, ed25519};
+use roundelay_protocol::ids::Author;
+
+/// The peer id of an author. `None` when the bytes are no ed25519 key.
+#[must_use]
+pub fn peer_id_of(author: &Author) -> Option<PeerId> {
+    let key = ed25519::PublicKey::try_from_bytes(&author.0).ok()?;
+    Some(PublicKey::from(key).to_peer_id())
+}
+
+/// The author with a peer id. `None` for peer ids that are not made of an ed25519 key.
+#[must_use]
+pub fn author_of(peer: &PeerId) -> Option<Author> {
+    // An identity multihash: code 0, length, and the public key as protobuf: type ed25519, then its 32 bytes.
+    const PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+    let bytes = peer.to_bytes();
+    let key = bytes.strip_prefix(&PREFIX)?;
+    Some(Author(key.try_into().ok()?))
+}
+
+/// The text of an author's peer id, or its hexadecimal form where it has none.
+#[must_use]
+pub fn text_of(author: &Author) -> String {
+    peer_id_of(author).map_or_else(|| author.to_string(), |peer| peer.to_base58())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_names_lead_to_each_other() {
+        let keypair = libp2p::identity::Keypair::generate_ed25519();
+        let peer = keypair.public().to_peer_id();
+        let author = author_of(&peer).unwrap();
+        assert_eq!(peer_id_of(&author), Some(peer));
+        assert_eq!(text_of(&author), peer.to_base58());
+    }
+}
