@@ -20,8 +20,10 @@ pub const MAX_PULLS_PER_PEER: usize = 4;
 pub const PULL_BYTES: u64 = 1024 * 1024;
 /// A pull that brings nothing for so long is given up, and another peer is asked.
 pub const PULL_DEADLINE_MS: u64 = 10_000;
-/// A peer that failed to deliver a log's range is not asked for that log again for so long.
-const AVOID_MS: u64 = 15_000;
+/// A peer that brought nothing of a log is not asked for that log again for so long; each time twice as long.
+const AVOID_MS: u64 = 250;
+/// The longest time for which a peer is not asked for a log.
+const MAX_AVOID_MS: u64 = 60_000;
 
 /// A batch by its place: last sequence number and hash.
 pub type Place = (u64, BatchHash);
@@ -44,8 +46,8 @@ struct LogWants {
     places: BTreeMap<Place, Want>,
     /// Floors that peers announced with their heads.
     floors: BTreeMap<Author, u64>,
-    /// Peers not to ask for now, and until when.
-    avoided: BTreeMap<Author, u64>,
+    /// Peers not to ask for now, until when, and for how long they were avoided.
+    avoided: BTreeMap<Author, (u64, u64)>,
     /// How much further back the next pull starts.
     back: u64,
     pull: Option<u64>,
@@ -143,6 +145,7 @@ impl Wants {
     pub fn arriving(&mut self, log: &LogKey, place: &Place) {
         if let Some(wants) = self.logs.get_mut(log) {
             wants.back = 0;
+            wants.avoided.clear();
             if let Some(want) = wants.places.get_mut(place) {
                 want.arriving = true;
             }
@@ -251,7 +254,9 @@ impl Wants {
     /// The peer brought nothing of what it announced: others are asked first.
     pub fn avoid(&mut self, log: &LogKey, peer: Author, now_ms: u64) {
         if let Some(wants) = self.logs.get_mut(log) {
-            wants.avoided.insert(peer, now_ms + AVOID_MS);
+            let (_, before_ms) = wants.avoided.get(&peer).copied().unwrap_or_default();
+            let avoid_ms = (before_ms * 2).clamp(AVOID_MS, MAX_AVOID_MS);
+            wants.avoided.insert(peer, (now_ms + avoid_ms, avoid_ms));
         }
     }
 
@@ -280,7 +285,7 @@ impl Wants {
         let mut due: Vec<(Hlc, Range, Author)> = Vec::new();
         for (log, wants) in self.logs.iter().filter(|(_, wants)| wants.pull.is_none()) {
             let wanted = wants.places.iter().filter(|(_, want)| !want.arriving && want.due_ms <= now_ms);
-            let asked = |peer: &&Author| wants.avoided.get(*peer).is_none_or(|until| *until <= now_ms);
+            let asked = |peer: &&Author| wants.avoided.get(*peer).is_none_or(|(until, _)| *until <= now_ms);
             let free = |peer: &Author| busy.get(peer).copied().unwrap_or(0);
             let found = wanted.into_iter().find_map(|(place, want)| {
                 let peer = want.peers.iter().filter(asked).min_by_key(|peer| free(peer))?;
@@ -336,7 +341,7 @@ impl Wants {
     pub fn next_due_ms(&self, now_ms: u64) -> Option<u64> {
         let idle = self.logs.values().filter(|wants| wants.pull.is_none());
         let due = idle.flat_map(|wants| {
-            let avoided = wants.avoided.values().copied().filter(move |until| *until > now_ms);
+            let avoided = wants.avoided.values().map(|(until, _)| *until).filter(move |until| *until > now_ms);
             let waiting = wants.places.values().filter(|want| !want.arriving && !want.peers.is_empty());
             waiting.map(|want| want.due_ms).filter(move |due| *due > now_ms).chain(avoided)
         });

@@ -9,13 +9,14 @@ mod serve;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::{Author, StoreEpoch};
 use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, OldBatch, Replica, Source};
 use roundelay_protocol::sequencer::MAX_QUEUED_BYTES;
 use roundelay_protocol::sign::Ed25519Signer;
-use roundelay_protocol::topic::Topic;
+use roundelay_protocol::topic::{MESH_TOPIC, Topic};
 use roundelay_protocol::write_set::WriteSet;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -91,7 +92,8 @@ pub(crate) struct Engine {
     probes: BTreeMap<u64, oneshot::Sender<u32>>,
     last_id: u64,
     gossip_topics: BTreeSet<Topic>,
-    mesh_arrival: roundelay_protocol::ids::Arrival,
+    /// Records of nodes on their way to the disk, by the write that holds them.
+    records: VecDeque<(u64, VerifiedBatch)>,
     started: Instant,
     failure: Option<String>,
     gathered: Gathered,
@@ -136,7 +138,6 @@ impl Engine {
             epoch: parts.epoch,
             log: parts.log,
             log_events: parts.log_events,
-            mesh_arrival: reader.last_arrival(),
             reader,
             mesh: parts.mesh,
             peers: parts.peers,
@@ -151,6 +152,7 @@ impl Engine {
             probes: BTreeMap::new(),
             last_id: 0,
             gossip_topics: BTreeSet::new(),
+            records: VecDeque::new(),
             started: Instant::now(),
             failure: None,
             gathered: Gathered::default(),
@@ -249,7 +251,7 @@ impl Engine {
             LogEvent::Stored { token, last_arrival, chain, batch_bytes, .. } => {
                 let position = Position { epoch: self.epoch, arrival: last_arrival, chain };
                 self.feed(Input::Stored { token, position, batch_bytes }).await;
-                self.read_records().await;
+                self.learn_records(token).await;
             }
             LogEvent::Failed { error } => self.fail(&error),
         }
@@ -385,6 +387,8 @@ impl Engine {
 
     /// Writes of one turn go to the log together.
     async fn append(&mut self, token: u64, set: WriteSet) {
+        let records = set.batches.iter().filter(|batch| batch.header().topic.as_str() == MESH_TOPIC);
+        self.records.extend(records.map(|batch| (token, batch.clone())));
         self.gathered.add(token, set);
         if self.gathered.bytes >= GATHER_BYTES {
             self.submit_gathered().await;

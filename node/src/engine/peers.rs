@@ -243,20 +243,11 @@ impl Engine {
         }
     }
 
-    /// Reads the records that came since the last time.
-    pub(super) async fn read_records(&mut self) {
-        let is_mesh = |topic: &Topic| topic.as_str() == roundelay_protocol::topic::MESH_TOPIC;
+    /// Takes the records that are durable with a write.
+    pub(super) async fn learn_records(&mut self, token: u64) {
         let mut changed = false;
-        while self.mesh_arrival < self.reader.last_arrival() {
-            match self.reader.scan_topic(&is_mesh, self.mesh_arrival, 256, 1024 * 1024) {
-                Ok(scan) => {
-                    self.mesh_arrival = scan.next;
-                    for (_, batch) in scan.batches {
-                        changed |= self.peers.directory.learn(&batch);
-                    }
-                }
-                Err(error) => return self.fail(&error),
-            }
+        while let Some((_, batch)) = self.records.pop_front_if(|(at, _)| *at <= token) {
+            changed |= self.peers.directory.learn(&batch);
         }
         if changed {
             self.peers.touch();

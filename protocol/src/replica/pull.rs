@@ -34,13 +34,10 @@ impl<S: Signer> Replica<S> {
             let record = self.logs.get(&range.log);
             let shared =
                 self.links.get(&peer).is_some_and(|link| link.shares(&self.me, &self.interest, &peer, &range.log));
-            let Some(record) = record.filter(|_| shared) else {
-                missing.push(Missing { range: index, from: range.after + 1, to: range.upto });
-                continue;
-            };
-            let gone = [(1, record.floor), (record.last_seq() + 1, u64::MAX)];
+            // Only what is gone is called missing; what is not here yet may still come.
+            let Some(record) = record.filter(|_| shared) else { continue };
             let holes = record.holes.iter().map(|hole| (hole.from, hole.to));
-            for (from, to) in gone.into_iter().chain(holes) {
+            for (from, to) in [(1, record.floor)].into_iter().chain(holes) {
                 let (from, to) = (from.max(range.after + 1), to.min(range.upto));
                 if from <= to {
                     missing.push(Missing { range: index, from, to });
