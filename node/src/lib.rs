@@ -1,6 +1,8 @@
 //! A node of a Roundelay mesh: its durable log, its links to peers, and the way in and out for services.
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod dev;
 mod engine;
 pub mod log;
 pub mod mesh;

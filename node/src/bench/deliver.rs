@@ -141,6 +141,6 @@ fn describe(options: &DeliverOptions) -> String {
 
 /// Bytes of gossip and of reconciliation that all nodes have sent.
 pub(super) fn bytes_out(mesh: &LocalMesh) -> (u64, u64) {
-    let counters = mesh.nodes().iter().map(|node| node.node.counters());
+    let counters = mesh.nodes().iter().map(|node| node.node.mesh_counters());
     counters.fold((0, 0), |sum, node| (sum.0 + node.gossip_bytes_out, sum.1 + node.sync_bytes_out))
 }

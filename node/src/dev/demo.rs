@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 pub use super::roles::RoleError;
 use super::roles::{Fact, Ledger, PAYMENTS, SHIPPING, play, tell};
-use super::{LocalMesh, LocalMeshError, LocalMeshOptions, held_ids, topic_digests};
+use super::{LocalMesh, LocalMeshError, LocalMeshOptions, agreed, held_ids, topic_digests};
 use crate::log::LogError;
 use crate::node::{CallError, Node};
 use roundelay_protocol::topic::Pattern;
@@ -86,7 +86,7 @@ pub enum DemoError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// Something that should happen did not.
-    #[error("within {} s this did not happen: {0}; the machine may be overloaded, or this is a defect", LIMIT.as_secs())]
+    #[error("this did not happen in {limit}: {0}; the machine is overloaded, or this is a defect", limit = "30 s")]
     Stalled(String),
 }
 
@@ -196,7 +196,7 @@ impl Story<'_> {
         let took_ms = healing.elapsed().as_millis();
         let text = format!("healed after {took_ms} ms: shipping saw {ORDERS_APART} payments that it had missed, and sent the goods");
         self.say("healed", Mood::Good, text, json!({ "took_ms": took_ms as u64 }));
-        if !self.mesh.agreed(LIMIT).await? {
+        if !agreed(self.mesh.nodes(), LIMIT).await? {
             return Err(DemoError::Stalled("all nodes have equal digests".into()));
         }
         self.show_digests("digests_equal").await
@@ -213,7 +213,7 @@ impl Story<'_> {
             let details = json!({ "node": name, "stored": stored, "distinct": held.len(), "missing": missing });
             self.say("counted", if missing == 0 { Mood::Good } else { Mood::Broken }, text, details);
         }
-        let agreed = self.mesh.agree().await?;
+        let agreed = agreed(self.mesh.nodes(), Duration::ZERO).await?;
         let homes = self.mesh.nodes().iter().map(|node| (node.name.clone(), node.home.clone())).collect();
         Ok(Outcome { acknowledged, lost, agreed, homes })
     }

@@ -171,36 +171,6 @@ impl LocalMesh {
         self.folder.disable_cleanup(true);
     }
 
-    /// Waits until all nodes hold the same logs to the same place. False when `limit` has passed before.
-    ///
-    /// # Errors
-    /// When a node has stopped.
-    pub async fn agreed(&self, limit: Duration) -> Result<bool, CallError> {
-        let start = Instant::now();
-        while !self.agree().await? {
-            if start.elapsed() > limit {
-                return Ok(false);
-            }
-            sleep(POLL).await;
-        }
-        Ok(true)
-    }
-
-    /// Whether all nodes hold the same logs to the same place, as their digests say.
-    ///
-    /// # Errors
-    /// When a node has stopped.
-    pub async fn agree(&self) -> Result<bool, CallError> {
-        let mut known = None;
-        for node in &self.nodes {
-            let digests = topic_digests(&node.node).await?;
-            if *known.get_or_insert_with(|| digests.clone()) != digests {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Stops all nodes.
     pub async fn shutdown(self) {
         futures::future::join_all(self.nodes.iter().map(|node| node.node.shutdown())).await;
@@ -223,6 +193,35 @@ impl LocalNode {
     pub async fn links(&self) -> Result<usize, CallError> {
         Ok(self.node.status().await?.peers.iter().filter(|peer| peer.connected).count())
     }
+}
+
+/// Waits until nodes hold the same logs to the same place. False when `limit` has passed before.
+///
+/// # Errors
+/// When a node has stopped.
+pub async fn agreed<'a, I>(nodes: I, limit: Duration) -> Result<bool, CallError>
+where
+    I: IntoIterator<Item = &'a LocalNode>,
+{
+    let (nodes, start): (Vec<_>, _) = (nodes.into_iter().collect(), Instant::now());
+    while !agree(&nodes).await? {
+        if start.elapsed() > limit {
+            return Ok(false);
+        }
+        sleep(POLL).await;
+    }
+    Ok(true)
+}
+
+async fn agree(nodes: &[&LocalNode]) -> Result<bool, CallError> {
+    let mut known = None;
+    for node in nodes {
+        let digests = topic_digests(&node.node).await?;
+        if *known.get_or_insert_with(|| digests.clone()) != digests {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The digest of each topic that a node holds events of, without the system's.

@@ -4,4 +4,4 @@ pub mod demo;
 mod local_mesh;
 mod roles;
 
-pub use local_mesh::{LocalMesh, LocalMeshError, LocalMeshOptions, LocalNode, held_ids, topic_digests};
+pub use local_mesh::{LocalMesh, LocalMeshError, LocalMeshOptions, LocalNode, agreed, held_ids, topic_digests};
