@@ -83,7 +83,7 @@ async fn measure(mesh: &LocalMesh, options: &DeliverOptions, bar: &ProgressBar) 
     // Those that publish deliver to themselves first; the others are what is measured, if there are any.
     let others = if options.publishers < readers.len() { options.publishers } else { 0 };
     for reader in &readers[others..] {
-        times_ns.add(reader.times_ns()).unwrap_or_else(|_| unreachable!("both histograms grow as needed"));
+        times_ns.add(reader.times_ns()).unwrap_or_else(|_| unreachable!("both have the same bounds"));
     }
     report.add_times("delivery", "publish to delivery elsewhere", &times_ns);
     let sent = bytes_out(mesh);

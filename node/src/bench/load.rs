@@ -23,10 +23,12 @@ const STALL_S: u64 = 60;
 /// Events between two updates of the progress bar.
 const PROGRESS_EVERY: u64 = 256;
 
+/// Longest time that is told apart from longer ones.
+const MAX_NS: u64 = 600_000_000_000;
+
 /// Times in nanoseconds to three figures.
 pub(super) fn histogram() -> Histogram<u64> {
-    // Only a precision above 5 figures is refused.
-    Histogram::new(3).unwrap_or_else(|_| unreachable!("3 figures are allowed"))
+    Histogram::new_with_bounds(1, MAX_NS, 3).unwrap_or_else(|_| unreachable!("the bounds are sound"))
 }
 
 /// Makes events, and tells the time that they carry.

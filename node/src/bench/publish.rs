@@ -84,7 +84,7 @@ async fn one_at_a_time(mesh: &LocalMesh, options: &PublishOptions, bar: &Progres
     };
     while !is_over(published.len()) {
         let turn = publish(&mesh[0], &topics, &load, Length::Events(TURN), 1, &hidden).await?;
-        published.add(&turn.times_ns).unwrap_or_else(|_| unreachable!("both histograms grow as needed"));
+        published.add(&turn.times_ns).unwrap_or_else(|_| unreachable!("both have the same bounds"));
         let appending = tokio::task::spawn_blocking({
             let bytes = bytes.clone();
             move || append(&mut file, &bytes, TURN).map(|times_ns| (file, times_ns))
@@ -94,7 +94,7 @@ async fn one_at_a_time(mesh: &LocalMesh, options: &PublishOptions, bar: &Progres
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)))
             .map_err(BenchError::io("append to a file"))?;
-        appended.add(&times_ns).unwrap_or_else(|_| unreachable!("both histograms grow as needed"));
+        appended.add(&times_ns).unwrap_or_else(|_| unreachable!("both have the same bounds"));
         bar.set_position(published.len());
     }
     report.process = Usage::now().since(&before);
