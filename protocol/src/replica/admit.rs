@@ -43,10 +43,11 @@ fn peer_of(source: Source) -> Option<Author> {
 
 impl<S: Signer> Replica<S> {
     pub(super) fn take_batch(&mut self, batch: VerifiedBatch, source: Source) {
+        let log = log_of(&batch);
         if let Source::Pull { id, .. } = source {
             self.wants.progress(id, self.now.mono_ms);
+            self.wants.brought(&log, batch.header().last_seq());
         }
-        let log = log_of(&batch);
         if !self.interest.holds(&self.me, &log) || (self.pruning.is_full() && log.author != self.me) {
             return;
         }
@@ -110,6 +111,9 @@ impl<S: Signer> Replica<S> {
     /// Keeps a batch that came ahead of its parent, and wants the parent.
     fn hold(&mut self, log: LogKey, batch: VerifiedBatch, source: Source) {
         let parent = parent_of(&batch);
+        if matches!(source, Source::Pull { .. }) {
+            self.wants.dangles(&log);
+        }
         let waits_too = self.ahead.contains_parent(&log, &parent);
         let kept = self.ahead.insert(batch);
         if !kept || waits_too || self.lookups.contains_key(&parent.1) {
