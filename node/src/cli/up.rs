@@ -7,8 +7,7 @@ use roundelay_protocol::topic::Pattern;
 use serde_json::json;
 
 use crate::config::Options;
-use crate::daemon::{Daemon, DaemonError};
-use crate::status::NodeInfo;
+use crate::daemon::{self, DaemonError, Ready};
 
 use super::error::CliError;
 use super::logging::{self, LogFormat};
@@ -67,13 +66,14 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
     let output = &context.output;
     logging::start(&context.global, args.log_format, output)?;
     let home = context.home()?;
-    let daemon = Daemon::start(&home, &options(args)).await?;
-    let info = daemon.node().status().await.map_err(|error| CliError::failure(error.to_string(), None))?.node;
-    if let Err(error) = announce(output, &info) {
-        daemon.stop().await;
-        return Err(error);
-    }
-    daemon.run().await?;
+    let announced = output.clone();
+    daemon::run(&home, &options(args), move |ready| {
+        // A node goes on when nobody reads what it prints.
+        if let Err(error) = announce(&announced, ready) {
+            tracing::warn!("cannot print the node's addresses: {error}");
+        }
+    })
+    .await?;
     Ok(())
 }
 
@@ -93,15 +93,20 @@ fn options(args: Args) -> Options {
 }
 
 /// Says who the node is and how to join it.
-fn announce(output: &Output, info: &NodeInfo) -> Result<(), CliError> {
+fn announce(output: &Output, ready: &Ready) -> Result<(), CliError> {
+    let id = ready.id.to_base58();
+    let addresses = ready.addresses.iter().map(ToString::to_string);
     if output.is_json() {
-        output.json(&json!({"event": "up", "node": info}))?;
+        let listen: Vec<_> = addresses.collect();
+        let (name, mesh, home) = (&ready.name, &ready.mesh, ready.home.path());
+        let node = json!({"id": id, "name": name, "mesh": mesh, "listen": listen, "home": home});
+        output.json(&json!({"event": "up", "node": node}))?;
         return output.flush();
     }
-    output.line(&format!("{}  {}", output.paint(Tone::Heading, &info.name), info.id))?;
-    output.line("to join this node, give one of these to `roundelay up --join`:")?;
-    for address in &info.listen {
-        output.line(&output.paint(Tone::Name, address))?;
+    output.line(&format!("{}  {id}", output.paint(Tone::Heading, &ready.name)))?;
+    output.line("Others join with one of these after --join:")?;
+    for address in addresses {
+        output.line(&output.paint(Tone::Name, &address))?;
     }
     output.line(&output.paint(Tone::Good, "ready"))?;
     output.flush()
