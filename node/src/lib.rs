@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod bench;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;
 pub mod daemon;
+pub mod dev;
 mod engine;
 pub mod home;
 pub mod identity;

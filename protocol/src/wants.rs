@@ -50,6 +50,10 @@ struct LogWants {
     avoided: BTreeMap<Author, (u64, u64)>,
     /// How much further back the next pull starts.
     back: u64,
+    /// How far the pulls of the present range have come, whether what they brought connects or not.
+    reached: u64,
+    /// Something that a pull of the present range brought did not connect.
+    loose: bool,
     pull: Option<u64>,
 }
 
@@ -145,6 +149,8 @@ impl Wants {
     pub fn arriving(&mut self, log: &LogKey, place: &Place) {
         if let Some(wants) = self.logs.get_mut(log) {
             wants.back = 0;
+            wants.reached = 0;
+            wants.loose = false;
             wants.avoided.clear();
             if let Some(want) = wants.places.get_mut(place) {
                 want.arriving = true;
@@ -244,11 +250,30 @@ impl Wants {
         self.pulls.get(&id).is_some_and(|pull| pull.peer == *peer)
     }
 
-    /// What came of the log did not connect: the next pull starts further back.
-    pub fn step_back(&mut self, log: &LogKey) {
+    /// A pull brought a batch that ends at `last_seq`.
+    pub fn brought(&mut self, log: &LogKey, last_seq: u64) {
         if let Some(wants) = self.logs.get_mut(log) {
+            wants.reached = wants.reached.max(last_seq);
+        }
+    }
+
+    /// What a pull brought does not connect to what is here.
+    pub fn dangles(&mut self, log: &LogKey) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.loose = true;
+        }
+    }
+
+    /// A range was pulled to its end. If what came did not connect, the next pull starts further back, and the answer
+    /// is true.
+    pub fn step_back(&mut self, log: &LogKey) -> bool {
+        let Some(wants) = self.logs.get_mut(log) else { return false };
+        wants.reached = 0;
+        let loose = std::mem::take(&mut wants.loose);
+        if loose {
             wants.back = (wants.back * 2).clamp(16, u64::MAX / 4);
         }
+        loose
     }
 
     /// The peer brought nothing of what it announced: others are asked first.
@@ -257,6 +282,13 @@ impl Wants {
             let (_, before_ms) = wants.avoided.get(&peer).copied().unwrap_or_default();
             let avoid_ms = (before_ms * 2).clamp(AVOID_MS, MAX_AVOID_MS);
             wants.avoided.insert(peer, (now_ms + avoid_ms, avoid_ms));
+        }
+    }
+
+    /// The peer does not deliver what it has: it is not asked for this log for the longest time.
+    pub fn avoid_long(&mut self, log: &LogKey, peer: Author, now_ms: u64) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.avoided.insert(peer, (now_ms + MAX_AVOID_MS, MAX_AVOID_MS));
         }
     }
 
@@ -293,7 +325,9 @@ impl Wants {
             });
             if let Some((place, peer)) = found {
                 let record = record(log);
-                let after = start_of(&record, place.0, wants.back);
+                let start = start_of(&record, place.0, wants.back);
+                // A range that did not fit one pull goes on where the last one ended.
+                let after = if (start + 1..place.0).contains(&wants.reached) { wants.reached } else { start };
                 let at = record.tips.iter().map(|tip| tip.hlc).max().unwrap_or_default();
                 if after < place.0 {
                     due.push((at, Range { log: log.clone(), after, upto: place.0 }, peer));
@@ -356,7 +390,7 @@ impl Wants {
                 wants.places.iter().filter(|(_, want)| want.peers.contains(peer)).map(|(place, _)| place.0).max()?;
             Some(top.saturating_sub(last_seq(log)).max(1))
         };
-        self.logs.iter().filter_map(of_peer).sum()
+        self.logs.iter().filter_map(of_peer).fold(0, u64::saturating_add)
     }
 
     /// Whether the peer has anything that is wanted and was known when `serial` was the newest.

@@ -2,8 +2,10 @@
 //!
 //! Commands talk to the daemon of their home through [`crate::api::client`]; only `up` runs a node itself.
 
+mod bench;
 mod completions;
 mod context;
+mod dev;
 mod error;
 mod events;
 mod log;
@@ -88,6 +90,8 @@ enum Command {
     Status(status::Args),
     Wait(wait::Args),
     Log(log::Args),
+    Bench(bench::Args),
+    Dev(dev::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -103,6 +107,8 @@ impl Command {
             Self::Status(args) => status::run(context, args).await,
             Self::Wait(args) => wait::run(context, args).await,
             Self::Log(args) => log::run(context, args).await,
+            Self::Bench(args) => bench::run(context, args).await,
+            Self::Dev(args) => dev::run(context, args).await,
             Self::Completions(args) => completions::run(&context, &args),
             Self::Man(args) => man::run(&context, &args),
         }

@@ -65,6 +65,7 @@ impl<S: Signer> Replica<S> {
             self.skip_missing(range, peer, missing);
         }
         let open: Vec<_> = self.wants.open(&range.log).into_iter().filter(|place| place.0 == range.upto).collect();
+        let stepped = self.wants.step_back(&range.log);
         for place in open {
             let in_hole =
                 self.latest(&range.log).is_some_and(|record| record.holes.iter().any(|hole| hole.anchor == place.1));
@@ -75,9 +76,7 @@ impl<S: Signer> Replica<S> {
                 if in_hole && self.wants.sources(&range.log, &place).is_empty() {
                     self.wants.forget(&range.log, &place);
                 }
-            } else if self.ahead.lowest(&range.log).is_some_and(|batch| batch.header().first_seq <= range.upto) {
-                self.wants.step_back(&range.log);
-            } else {
+            } else if !stepped {
                 self.wants.avoid(&range.log, peer, self.now.mono_ms);
             }
         }

@@ -2,6 +2,7 @@
 //! like before, linked replicas end with the same events.
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,7 +11,7 @@ use node::SimNode;
 use proptest::prelude::*;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::Frame;
-use roundelay_protocol::ids::Author;
+use roundelay_protocol::ids::{Author, BatchHash};
 use roundelay_protocol::replica::{Effect, Input, MissingReason, Now, Source};
 
 /// A mesh whose links deliver in order, and whose gossip may be lost.
@@ -28,6 +29,8 @@ pub(crate) struct SimMesh {
     /// A disk was replaced by an older copy: what only it held is known to some, and gone.
     lossy_disks: bool,
     gossip: Vec<(u64, usize, Author, VerifiedBatch)>,
+    seen: BTreeSet<(usize, BatchHash)>,
+    prunes: bool,
 }
 
 impl SimMesh {
@@ -37,6 +40,7 @@ impl SimMesh {
     }
 
     pub(crate) fn of(nodes: Vec<SimNode>) -> Self {
+        let prunes = nodes.iter().any(|node| node.cap_bytes < u64::MAX);
         Self {
             nodes,
             links: BTreeSet::new(),
@@ -49,6 +53,8 @@ impl SimMesh {
             rough: 0,
             lossy_disks: false,
             gossip: Vec::new(),
+            seen: BTreeSet::new(),
+            prunes,
         }
     }
 
@@ -118,23 +124,26 @@ impl SimMesh {
                     }
                 }
                 Effect::Gossip(batch) if self.gossip_works => {
-                    let from = self.nodes[index].author();
-                    let peers: Vec<_> = self
-                        .links
-                        .iter()
-                        .filter_map(|&(a, b)| [(a, b), (b, a)].into_iter().find(|(x, _)| *x == index))
-                        .collect();
-                    for (_, to) in peers {
-                        if self.chance(5) < 4 {
-                            let at_ms = self.now_ms + self.chance(400);
-                            self.gossip.push((at_ms, to, from, batch.clone()));
-                        }
-                    }
+                    self.spread(index, &batch);
                     self.deliver_gossip();
                 }
                 Effect::Disconnect { reason, .. } => panic!("an honest node was called a cheat: {reason}"),
                 Effect::Probed { id, .. } => self.probed.push(id),
                 _ => {}
+            }
+        }
+    }
+
+    /// Gossip: to every neighbour that may not have it yet, some of it late, some of it never.
+    fn spread(&mut self, index: usize, batch: &VerifiedBatch) {
+        self.seen.insert((index, batch.hash()));
+        let from = self.nodes[index].author();
+        let ends = self.links.iter().filter_map(|&(a, b)| [(a, b), (b, a)].into_iter().find(|(x, _)| *x == index));
+        let peers: Vec<usize> = ends.map(|(_, to)| to).collect();
+        for to in peers {
+            if self.chance(5) < 4 {
+                let at_ms = self.now_ms + self.chance(400);
+                self.gossip.push((at_ms, to, from, batch.clone()));
             }
         }
     }
@@ -145,6 +154,11 @@ impl SimMesh {
         self.gossip = later;
         let due: Vec<(u64, usize, Author, VerifiedBatch)> = due;
         for (_, to, from, batch) in due {
+            if self.seen.contains(&(to, batch.hash())) {
+                continue;
+            }
+            // What is valid is passed on before it is durable.
+            self.spread(to, &batch);
             self.input(to, Input::Batch { batch, source: Source::Gossip(from) });
         }
     }
@@ -177,6 +191,15 @@ impl SimMesh {
                 self.input(sender, Input::Drained { peer });
             }
         }
+        self.assert_no_holes();
+    }
+
+    /// Where nothing is ever pruned nothing may be given up.
+    fn assert_no_holes(&self) {
+        for node in self.nodes.iter().filter(|_| !self.prunes) {
+            let missing = node.replica.missing();
+            assert!(missing.iter().all(|range| range.reason == MissingReason::NotFetched), "{missing:?}");
+        }
     }
 
     pub(crate) fn publish(&mut self, index: usize, topic: &str, count: usize) {
@@ -194,7 +217,6 @@ impl SimMesh {
         for node in &self.nodes {
             let missing = node.replica.missing();
             assert!(self.lossy_disks || missing.is_empty(), "{missing:?}");
-            assert!(missing.iter().all(|range| range.reason == MissingReason::NotFetched), "{missing:?}");
             for link in node.replica.links() {
                 assert!(link.in_sync, "{link:?}");
                 assert_eq!((link.behind, link.ahead), (0, 0));
@@ -445,5 +467,24 @@ proptest! {
         mesh.run(60_000);
         mesh.assert_converged();
         prop_assert!(all.is_subset(&mesh.nodes[0].contents()));
+    }
+}
+
+#[test]
+fn what_a_peer_does_not_have_yet_is_waited_for_and_not_given_up() {
+    for seed in 1..20 {
+        let mut mesh = SimMesh::new(4);
+        mesh.rough = seed * 0x9e37_79b9;
+        for (a, b) in [(0, 1), (1, 2), (2, 3)] {
+            mesh.link(a, b);
+        }
+        mesh.publish(0, "a", 1);
+        mesh.run(3_000);
+        for _ in 0..100 {
+            mesh.publish(0, "a", 1);
+            mesh.run(20);
+        }
+        mesh.run(20_000);
+        mesh.assert_converged();
     }
 }
