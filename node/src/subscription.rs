@@ -92,7 +92,7 @@ impl Subscription {
             if !found.is_empty() {
                 return Ok(found);
             }
-            if self.after < self.log.last_arrival() {
+            if !self.is_caught_up() {
                 continue;
             }
             let after = self.after;

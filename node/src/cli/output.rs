@@ -147,19 +147,21 @@ impl Output {
         bar
     }
 
-    /// A line on stderr, always. There is nobody to tell when it fails.
+    /// A line on stderr, always, after what was gathered for stdout. There is nobody to tell when either fails.
     fn say(&self, text: &str) {
+        let _ = self.stdout.lock().flush();
         let _ = writeln!(io::stderr(), "{text}");
     }
 
     /// Says why a command ends.
     pub(crate) fn error(&self, error: &CliError) {
-        // What was gathered belongs before the error; if nobody reads it any more, that is no second error.
-        let _ = self.stdout.lock().flush();
         if error.is_silent() {
+            // If nobody reads what was gathered any more, that is no second error.
+            let _ = self.stdout.lock().flush();
             return;
         }
         if self.json {
+            let _ = self.stdout.lock().flush();
             return json_error(error);
         }
         let theme = match (self.stderr_terminal, self.stderr_colors) {

@@ -140,7 +140,7 @@ pub(super) fn table(output: &Output, peers: &[PeerStatus]) -> Table {
 
 fn note(peer: &PeerStatus) -> String {
     let blocked = peer.blocked.then_some("blocked");
-    let said = peer.note.as_deref();
+    let said = peer.note.as_deref().filter(|note| Some(*note) != blocked);
     safe(&blocked.into_iter().chain(said).collect::<Vec<_>>().join("; "))
 }
 

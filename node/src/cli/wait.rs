@@ -6,6 +6,7 @@ use roundelay_protocol::topic::Topic;
 use serde_json::json;
 
 use crate::api::client::{Client, ClientError};
+use crate::home::Home;
 use crate::status::{Converged, NodeStatus};
 
 use super::error::CliError;
@@ -44,9 +45,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
     let after = context.global.timeout.unwrap_or(DEFAULT_TIMEOUT);
     // The deadline below covers every call.
-    let client = Client::new(&context.home()?)?;
+    let home = context.home()?;
+    let client = Client::new(&home)?;
     let mut missing = "the node has not answered".to_owned();
-    let waited = tokio::time::timeout(after, until(&client, &args, &mut missing)).await;
+    let waited = tokio::time::timeout(after, until(&home, &client, &args, &mut missing)).await;
     let converged = match waited {
         Ok(done) => done?,
         Err(_) => {
@@ -67,14 +69,15 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn until(client: &Client, args: &Args, missing: &mut String) -> Result<Option<Converged>, CliError> {
+async fn until(home: &Home, client: &Client, args: &Args, missing: &mut String) -> Result<Option<Converged>, CliError> {
     loop {
         match client.status().await {
             Ok(status) => match lacking(&status, args) {
                 Some(lack) => *missing = lack,
                 None => break,
             },
-            Err(ClientError::Timeout { .. }) => {}
+            // It is starting, and answers soon.
+            Err(ClientError::NotReachable { .. }) if home.holder().is_some() => {}
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(LOOK_EVERY).await;
