@@ -40,7 +40,8 @@ pub struct DeliverOptions {
 /// When a node cannot start or stops, or an event does not arrive.
 pub async fn run(options: &DeliverOptions, bar: &ProgressBar) -> Result<Report, BenchError> {
     let names = (1..=options.nodes).map(|nth| format!("node-{nth}"));
-    let mesh = LocalMesh::start(LocalMeshOptions { parent: options.dir.clone(), ..LocalMeshOptions::new(names) }).await?;
+    let mesh =
+        LocalMesh::start(LocalMeshOptions { parent: options.dir.clone(), ..LocalMeshOptions::new(names) }).await?;
     let report = measure(&mesh, options, bar).await;
     mesh.shutdown().await;
     report

@@ -188,11 +188,8 @@ struct Read {
 impl Reader {
     pub(super) fn start(node: &Node, load: Load) -> Self {
         let mut subscription = node.subscribe(vec![Pattern::all()], From::End);
-        let shared = Arc::new(Read {
-            events: AtomicU64::new(0),
-            last_ns: AtomicU64::new(0),
-            times_ns: Mutex::new(histogram()),
-        });
+        let shared =
+            Arc::new(Read { events: AtomicU64::new(0), last_ns: AtomicU64::new(0), times_ns: Mutex::new(histogram()) });
         let read = shared.clone();
         let task = tokio::spawn(async move {
             loop {

@@ -76,9 +76,9 @@ impl Usage {
     #[must_use]
     pub fn of(pid: &str) -> Self {
         let status = format!("/proc/{pid}/status");
-        let written: Option<f64> = read_to_string(format!("/proc/{pid}/io")).ok().and_then(|io| {
-            io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
-        });
+        let written: Option<f64> = read_to_string(format!("/proc/{pid}/io"))
+            .ok()
+            .and_then(|io| io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok());
         let mut threads_cpu_s = BTreeMap::new();
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let stat = task.path().join("stat");
@@ -87,7 +87,11 @@ impl Usage {
             }
         }
         Self {
-            cpu_s: read_to_string(format!("/proc/{pid}/stat")).ok().as_deref().and_then(parse_stat).map_or(0.0, |s| s.1),
+            cpu_s: read_to_string(format!("/proc/{pid}/stat"))
+                .ok()
+                .as_deref()
+                .and_then(parse_stat)
+                .map_or(0.0, |s| s.1),
             peak_rss_mb: field_kb(&status, "VmHWM:") as f64 / 1024.0,
             rss_mb: field_kb(&status, "VmRSS:") as f64 / 1024.0,
             written_mb: written.unwrap_or_default() / 1e6,

@@ -66,9 +66,11 @@ impl Report {
 
     /// Median, 99th percentile and maximum of times in nanoseconds.
     pub(super) fn add_times(&mut self, key: &str, label: &str, times_ns: &Histogram<u64>) {
-        for (suffix, ns) in
-            [("p50", times_ns.value_at_quantile(0.5)), ("p99", times_ns.value_at_quantile(0.99)), ("max", times_ns.max())]
-        {
+        for (suffix, ns) in [
+            ("p50", times_ns.value_at_quantile(0.5)),
+            ("p99", times_ns.value_at_quantile(0.99)),
+            ("max", times_ns.max()),
+        ] {
             self.add(format!("{key}_{suffix}_us"), format!("{label}, {suffix}"), ns as f64 / 1e3, "µs");
         }
     }
@@ -95,7 +97,8 @@ impl fmt::Display for Report {
         writeln!(f, "  {:width$}  {:>14} s", "processor time", grouped(*cpu_s))?;
         writeln!(f, "  {:width$}  {:>14} MB", "peak resident memory", grouped(*peak_rss_mb))?;
         write!(f, "  {:width$}  {:>14} MB", "written to disk", grouped(*written_mb))?;
-        let mut threads: Vec<_> = threads_cpu_s.iter().filter(|(_, cpu_s)| **cpu_s >= 0.01 * self.process.cpu_s).collect();
+        let mut threads: Vec<_> =
+            threads_cpu_s.iter().filter(|(_, cpu_s)| **cpu_s >= 0.01 * self.process.cpu_s).collect();
         threads.sort_by(|a, b| b.1.total_cmp(a.1));
         for (name, cpu_s) in threads.iter().take(6) {
             write!(f, "\n  {:width$}  {:>14} s", format!("  threads '{name}'"), grouped(**cpu_s))?;

@@ -77,7 +77,11 @@ fn announce(output: &Output, mesh: &LocalMesh) -> Result<(), CliError> {
             let id = node.node.id().to_string();
             output.json(&json!({"event": "up", "name": node.name, "id": id, "address": address, "home": home}))?;
         } else {
-            output.line(&format!("{:10} {}", output.paint(Tone::Heading, &node.name), output.paint(Tone::Name, &address)))?;
+            output.line(&format!(
+                "{:10} {}",
+                output.paint(Tone::Heading, &node.name),
+                output.paint(Tone::Name, &address)
+            ))?;
             output.line(&format!("{:10} {}", "", output.paint(Tone::Faint, &home)))?;
         }
     }
@@ -152,7 +156,9 @@ fn conclude(output: &Output, args: &Args, outcome: &Outcome) -> Result<(), CliEr
         return output.flush();
     }
     let (tone, verdict) = match (lost, agreed) {
-        (0, true) => (Tone::Good, format!("Nothing was lost: {} nodes, each with all {acknowledged} events.", homes.len())),
+        (0, true) => {
+            (Tone::Good, format!("Nothing was lost: {} nodes, each with all {acknowledged} events.", homes.len()))
+        }
         _ => (Tone::Bad, format!("Something is missing: {lost} acknowledged events, digests equal: {agreed}.")),
     };
     output.line(&format!("\n{}\n", output.paint(tone, &verdict)))?;

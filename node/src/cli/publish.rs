@@ -45,10 +45,10 @@ pub(crate) struct Args {
     /// What to publish; - or nothing reads it from stdin
     #[arg(allow_negative_numbers = true)]
     data: Option<String>,
-    /// What happened, such as order.placed [default: chosen by the node]
+    /// What happened, such as order.placed [default: event]
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
-    /// Where it happened, a URI reference [default: chosen by the node]
+    /// Where it happened, a URI reference [default: the node]
     #[arg(long)]
     source: Option<String>,
     /// What it is about

@@ -166,8 +166,14 @@ impl Story<'_> {
     /// Cuts shipping off; both sides publish.
     async fn part(&mut self) -> Result<(), DemoError> {
         self.mesh[2].set_offline(true).await;
-        self.say("cut_off", Mood::Broken, "shipping is cut off: no connection in or out".into(), json!({ "node": "shipping" }));
-        let delivered = (1..=ORDERS).map(|nth| Fact { order: order(nth), cause: Some(format!("{}:shipments.sent", order(nth))) });
+        self.say(
+            "cut_off",
+            Mood::Broken,
+            "shipping is cut off: no connection in or out".into(),
+            json!({ "node": "shipping" }),
+        );
+        let delivered =
+            (1..=ORDERS).map(|nth| Fact { order: order(nth), cause: Some(format!("{}:shipments.sent", order(nth))) });
         let delivered: Vec<_> = delivered.collect();
         tell(&self.mesh[2], "shipments.delivered", delivered, &self.ledger).await?;
         self.place_orders(ORDERS_APART).await?;
@@ -194,7 +200,9 @@ impl Story<'_> {
         ];
         self.until_held(&expected, 0..self.mesh.nodes().len()).await?;
         let took_ms = healing.elapsed().as_millis();
-        let text = format!("healed after {took_ms} ms: shipping saw {ORDERS_APART} payments that it had missed, and sent the goods");
+        let text = format!(
+            "healed after {took_ms} ms: shipping saw {ORDERS_APART} payments that it had missed, and sent the goods"
+        );
         self.say("healed", Mood::Good, text, json!({ "took_ms": took_ms as u64 }));
         if !agreed(self.mesh.nodes(), LIMIT).await? {
             return Err(DemoError::Stalled("all nodes have equal digests".into()));
@@ -267,7 +275,8 @@ impl Story<'_> {
         }
         let equal = by_node.iter().all(|(_, digests)| *digests == by_node[0].1);
         let mood = if equal { Mood::Good } else { Mood::Broken };
-        let details = json!({ "equal": equal, "digests": by_node.into_iter().collect::<std::collections::BTreeMap<_, _>>() });
+        let details =
+            json!({ "equal": equal, "digests": by_node.into_iter().collect::<std::collections::BTreeMap<_, _>>() });
         self.say(step, mood, text, details);
         Ok(())
     }

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Every check that a change must pass: format, lints, documentation, layers, tests, dependencies, and the demonstration.
+# Needs Rust; installs a C compiler and the components of Rust where they are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+DENY_VERSION=0.20.2
+
+step() {
+    printf '\n==== %s (%d s)\n' "$*" "$SECONDS"
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+fail() {
+    printf 'check.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# ---- what is needed
+
+install_tools() {
+    command -v cargo >/dev/null || fail "Rust is missing: install it from https://rustup.rs and run this again"
+    if ! command -v cc >/dev/null; then
+        as_root apt-get update -qq
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev
+    fi
+    for component in rustfmt clippy; do
+        cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
+    done
+}
+
+# ---- the rules of the house that no compiler checks
+
+# Fails when a file below $2... but outside of $1 has a line that matches the pattern on stdin's first line.
+forbid() {
+    local pattern=$1 why=$2 found
+    shift 2
+    found=$(grep -rnE --include='*.rs' "$pattern" "$@" | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//' || true)
+    [ -z "$found" ] || fail "$why:"$'\n'"$found"
+}
+
+except() {
+    find "$1" -name '*.rs' -not -path "$2/*" -not -path "$2.rs"
+}
+
+check_layers() {
+    forbid '\b(tokio|libp2p|sled|axum|reqwest|rand)::' "protocol does no I/O" protocol/src
+    forbid '\bstd::(net|fs|thread|process|env)\b|\b(SystemTime|Instant)\b' "protocol knows no system" protocol/src
+    forbid '\bHash(Map|Set)\b' "protocol iterates over ordered maps only" protocol/src
+    forbid '\broundelay::' "protocol does not know the node" protocol/src
+    local deps
+    deps=$(sed -n '/^\[dependencies\]/,/^\[/p' protocol/Cargo.toml)
+    ! grep -qE '^(tokio|libp2p|sled|rand|axum)\b' <<<"$deps" || fail "protocol depends on I/O"
+
+    mapfile -t outside < <(except node/src node/src/log)
+    forbid '\bsled::' "only node/src/log knows sled" "${outside[@]}"
+    mapfile -t outside < <(except node/src node/src/mesh)
+    forbid '\blibp2p::(\{[^}]*\b)?(swarm|gossipsub|noise|yamux|mdns|identify|ping|pnet)\b|\blibp2p_stream::' \
+        "only node/src/mesh knows the swarm" "${outside[@]}"
+    mapfile -t outside < <(except node/src node/src/api)
+    forbid '\baxum::' "only node/src/api knows the HTTP server" "${outside[@]}"
+    forbid '\bunsafe[[:space:]]*(\{|fn|impl)' "there is no unsafe code" node protocol tests
+}
+
+# Code of a file without its tests, in lines. A little over 400 is borne, not more.
+check_sizes() {
+    local file lines
+    while IFS= read -r file; do
+        lines=$(awk '/^#\[cfg\(test\)\]/ { exit } { n++ } END { print n + 0 }' "$file")
+        [ "$lines" -le 550 ] || fail "$file has $lines lines without its tests: split it"
+    done < <(find node/src protocol/src -name '*.rs' -not -name '*tests.rs')
+}
+
+check_files() {
+    local file
+    for file in README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE deny.toml; do
+        [ -s "$file" ] || fail "$file is missing"
+    done
+    ! grep -rnE '/(home|root|Users)/[a-z]' --include='*.md' --include='*.sh' --include='*.toml' \
+        --exclude-dir=target --exclude-dir=.git . || fail "a path of somebody's machine"
+}
+
+# ---- dependencies
+
+# Building cargo-deny takes three to four minutes, so it is used where it is, or when CHECK_DENY=1 asks for it.
+check_dependencies() {
+    if ! cargo deny --version >/dev/null 2>&1; then
+        if [ "${CHECK_DENY:-0}" != 1 ]; then
+            echo "skipped: cargo-deny is not installed (cargo install --locked cargo-deny, or CHECK_DENY=1)"
+            return
+        fi
+        cargo install --locked --quiet "cargo-deny@$DENY_VERSION"
+    fi
+    cargo deny --locked check licenses bans sources
+}
+
+step "tools"
+install_tools
+cargo --version
+step "files, layers and sizes"
+check_files
+check_layers
+check_sizes
+step "format"
+cargo fmt --all --check
+step "tests"
+cargo test --locked
+step "lints"
+cargo clippy --locked --workspace --all-targets -- -D warnings
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --workspace
+step "dependencies"
+check_dependencies
+step "the demonstration"
+cargo run --locked --release -- dev --demo
+step "all is well"
