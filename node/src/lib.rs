@@ -1,7 +1,16 @@
 //! A node of a Roundelay mesh: its durable log, its links to peers, and the way in and out for services.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod bench;
+pub mod cli;
+pub mod cloudevents;
+pub mod config;
+pub mod daemon;
+pub mod dev;
 mod engine;
+pub mod home;
+pub mod identity;
 pub mod log;
 pub mod mesh;
 pub mod node;
@@ -10,3 +19,4 @@ pub mod record;
 mod report;
 pub mod status;
 pub mod subscription;
+pub mod units;

@@ -10,7 +10,9 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::event::{EncodedEvent, Item};
 use crate::hlc::Hlc;
 use crate::ids::{Author, BatchHash, Incarnation};
-use crate::limits::{MAX_BATCH_EVENTS, MAX_BATCH_WIRE_BYTES, MAX_EVENT_BYTES, MAX_HEADER_BYTES, MAX_TOPIC_BYTES};
+use crate::limits::{
+    MAX_BATCH_EVENTS, MAX_BATCH_WIRE_BYTES, MAX_EVENT_BYTES, MAX_HEADER_BYTES, MAX_SEQ, MAX_TOPIC_BYTES,
+};
 use crate::sign::{Signature, Signer, Verifier};
 use crate::topic::Topic;
 
@@ -89,7 +91,7 @@ impl Header {
     fn check(&self) -> Result<(), BatchError> {
         let sound = self.first_seq >= 1
             && (1..=MAX_BATCH_EVENTS as u64).contains(&self.count)
-            && self.first_seq.checked_add(self.count).is_some()
+            && self.first_seq <= MAX_SEQ - MAX_BATCH_EVENTS as u64
             && self.first_hlc <= self.last_hlc
             && self.last_hlc <= Hlc::CEILING
             && (self.count == 1) == (self.first_hlc == self.last_hlc)
@@ -263,6 +265,12 @@ impl VerifiedBatch {
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.0.bytes
+    }
+
+    /// Events of which only the hash is left. Not known of a batch that was read from a store.
+    #[must_use]
+    pub fn dropped(&self) -> u32 {
+        self.0.dropped
     }
 
     /// The batch as the tip of its line.

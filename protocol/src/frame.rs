@@ -7,7 +7,7 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::heads::{LogKey, Sum};
 use crate::ids::{Arrival, Author, BatchHash, Chain, StoreEpoch};
 use crate::interest::Interest;
-use crate::limits::{MAX_BATCH_WIRE_BYTES, MAX_TIPS, MAX_TOPIC_BYTES};
+use crate::limits::{MAX_BATCH_WIRE_BYTES, MAX_SEQ, MAX_TIPS, MAX_TOPIC_BYTES};
 use crate::topic::Topic;
 
 /// The version of the sync protocol, first in every hello.
@@ -403,9 +403,9 @@ fn read_heads(r: &mut Reader<'_>) -> Result<Vec<Head>, CodecError> {
         for _ in 0..r.list("heads", MAX_PAGE)? {
             let tips = (r.list("head", 2 + MAX_TIPS * 2)?.checked_sub(2).ok_or(CodecError::Malformed("head"))?) / 2;
             let log = LogKey { topic: topic.clone(), author: Author(r.fixed("author")?) };
-            let floor = r.uint("floor")?;
+            let floor = read_seq(r, "floor")?;
             let tips = (0..tips)
-                .map(|_| Ok((r.uint("seq")?, BatchHash(r.fixed("hash")?))))
+                .map(|_| Ok((read_seq(r, "seq")?, BatchHash(r.fixed("hash")?))))
                 .collect::<Result<_, CodecError>>()?;
             heads.push(Head { log, floor, tips });
         }
@@ -419,8 +419,12 @@ fn read_heads(r: &mut Reader<'_>) -> Result<Vec<Head>, CodecError> {
 fn read_range(r: &mut Reader<'_>) -> Result<Range, CodecError> {
     r.tuple("range", 4)?;
     let log = LogKey { topic: read_topic(r)?, author: Author(r.fixed("author")?) };
-    let (after, upto) = (r.uint("after")?, r.uint("upto")?);
+    let (after, upto) = (read_seq(r, "after")?, read_seq(r, "upto")?);
     if after < upto { Ok(Range { log, after, upto }) } else { Err(CodecError::OutOfBounds("range")) }
+}
+
+fn read_seq(r: &mut Reader<'_>, what: &'static str) -> Result<u64, CodecError> {
+    r.uint(what).and_then(|seq| if seq <= MAX_SEQ { Ok(seq) } else { Err(CodecError::OutOfBounds(what)) })
 }
 
 fn read_topic(r: &mut Reader<'_>) -> Result<Topic, CodecError> {

@@ -61,6 +61,8 @@ pub struct LogRecord {
     pub tips: Tips,
     /// Events up to this sequence number were pruned here; 0 when none were.
     pub floor: u64,
+    /// The greatest stamp of what was pruned. A line that a restored author began below the floor has greater ones.
+    pub floor_hlc: Hlc,
     /// Ranges above the floor that are missing, sorted, at most [`MAX_HOLES`].
     pub holes: Vec<Hole>,
     /// For logs of this node: up to this sequence number some peer has announced to hold them.
@@ -84,6 +86,7 @@ impl LogRecord {
             key,
             tips: Tips::new(),
             floor: 0,
+            floor_hlc: Hlc(0),
             holes: Vec::new(),
             announced: 0,
             last_arrival: Arrival(0),

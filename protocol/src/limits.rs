@@ -22,6 +22,8 @@ pub const MAX_EXTENSIONS: usize = 64;
 pub const MAX_FRAME_BYTES: usize = MAX_BATCH_WIRE_BYTES + 64 * 1024;
 /// Tips that one log may have. An honest author makes one for each restore of an old copy.
 pub const MAX_TIPS: usize = 16;
+/// Largest sequence number: more than any node publishes, and sums of them do not overflow.
+pub const MAX_SEQ: u64 = 1 << 48;
 /// Largest HLC that a batch may carry: the first millisecond of the year 2200. Anything beyond is invalid for everyone.
 pub const HLC_CEILING_MS: u64 = 7_258_118_400_000;
 /// Clocks further ahead of ours than this are not merged into it: 24 hours.

@@ -43,12 +43,21 @@ pub(crate) struct Peer {
     pub(crate) key: SumKey,
 }
 
+/// A moment in the life of a replica.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    /// Wants up to this one existed.
+    pub(crate) serial: u64,
+    /// Writes up to this one were on their way.
+    pub(crate) token: u64,
+}
+
 /// A question whether all is converged, to be answered when it is.
 #[derive(Debug)]
 pub(crate) struct Probe {
     pub(crate) id: u64,
-    /// Wants up to this serial must be settled first.
-    pub(crate) serial: u64,
+    /// What must be settled first.
+    pub(crate) mark: Mark,
     /// Whether we have said that our heads were told.
     pub(crate) seen_sent: bool,
 }
@@ -146,7 +155,7 @@ impl Link {
         let Some(peer) = &self.peer else { return };
         self.sum.remove(&peer.key, log, old);
         self.sum.add(&peer.key, log, new);
-        self.events = (self.events + count(new)).saturating_sub(count(old));
+        self.events = self.events.saturating_add(count(new)).saturating_sub(count(old));
         self.touch(now_ms);
         self.make_dirty(log.clone(), now_ms);
     }
@@ -173,5 +182,5 @@ impl Link {
 }
 
 pub(crate) fn count(tips: &[Tip]) -> u64 {
-    tips.iter().map(|tip| tip.seq).sum()
+    tips.iter().fold(0, |sum, tip| tip.seq.saturating_add(sum))
 }

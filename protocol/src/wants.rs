@@ -285,6 +285,13 @@ impl Wants {
         }
     }
 
+    /// The peer does not deliver what it has: it is not asked for this log for the longest time.
+    pub fn avoid_long(&mut self, log: &LogKey, peer: Author, now_ms: u64) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.avoided.insert(peer, (now_ms + MAX_AVOID_MS, MAX_AVOID_MS));
+        }
+    }
+
     /// Ends the pulls whose deadline has passed; their peers are avoided for a while.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Author> {
         let late: Vec<u64> =
@@ -383,7 +390,7 @@ impl Wants {
                 wants.places.iter().filter(|(_, want)| want.peers.contains(peer)).map(|(place, _)| place.0).max()?;
             Some(top.saturating_sub(last_seq(log)).max(1))
         };
-        self.logs.iter().filter_map(of_peer).sum()
+        self.logs.iter().filter_map(of_peer).fold(0, u64::saturating_add)
     }
 
     /// Whether the peer has anything that is wanted and was known when `serial` was the newest.

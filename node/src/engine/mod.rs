@@ -341,10 +341,10 @@ impl Engine {
                     }
                 };
             }
-            Effect::Check { peer, log, floor, places, due_ms } => {
-                let lacks = |place: &(u64, _)| !matches!(self.reader.find(&log, place.0, &place.1), Ok(Some(_)));
-                let absent = places.into_iter().filter(lacks).collect();
-                return Some(Input::Checked { peer, log, floor, absent, due_ms });
+            Effect::Check(check) => {
+                let find = |place: &(u64, _)| self.reader.find(&check.log, place.0, &place.1).ok().flatten();
+                let known = check.places.iter().filter_map(find).collect();
+                return Some(Input::Checked { check, known });
             }
             Effect::Serve { peer, id, ranges, max_bytes, missing } => {
                 self.serve(peer, serve::Order { id, ranges, max_bytes, missing });
@@ -358,6 +358,7 @@ impl Engine {
                         first_seq: stored.first_seq,
                         last_seq: stored.last_seq,
                         hash: stored.hash,
+                        last_hlc: stored.last_hlc,
                         bytes: stored.bytes,
                     });
                     return Some(Input::Oldest { batches: batches.collect(), end });

@@ -199,12 +199,12 @@ pub(super) fn mark_key(name: &[u8]) -> Vec<u8> {
 
 pub(super) fn encode_record(record: &LogRecord) -> Vec<u8> {
     let mut writer = Writer::new();
-    writer.array(9).text(record.key.topic.as_str()).bytes(&record.key.author.0);
+    writer.array(10).text(record.key.topic.as_str()).bytes(&record.key.author.0);
     writer.array(record.tips.len());
     for tip in &record.tips {
         writer.array(3).uint(tip.seq).bytes(&tip.hash.0).uint(tip.hlc.0);
     }
-    writer.uint(record.floor);
+    writer.uint(record.floor).uint(record.floor_hlc.0);
     writer.array(record.holes.len());
     for hole in &record.holes {
         writer.array(3).uint(hole.from).uint(hole.to).bytes(&hole.anchor.0);
@@ -215,7 +215,7 @@ pub(super) fn encode_record(record: &LogRecord) -> Vec<u8> {
 
 pub(super) fn decode_record(value: &[u8]) -> Result<LogRecord, CodecError> {
     let mut reader = Reader::new(value);
-    reader.tuple("log record", 9)?;
+    reader.tuple("log record", 10)?;
     let topic = Topic::new(reader.text("topic", MAX_TOPIC_BYTES)?).map_err(|_| CodecError::OutOfBounds("topic"))?;
     let author = Author(reader.fixed("author")?);
     let tips = (0..reader.list("tips", MAX_TIPS)?)
@@ -225,7 +225,7 @@ pub(super) fn decode_record(value: &[u8]) -> Result<LogRecord, CodecError> {
             Ok(Tip { seq, hash: BatchHash(reader.fixed("tip")?), hlc: Hlc(reader.uint("tip")?) })
         })
         .collect::<Result<Tips, CodecError>>()?;
-    let floor = reader.uint("floor")?;
+    let (floor, floor_hlc) = (reader.uint("floor")?, Hlc(reader.uint("floor")?));
     let holes = (0..reader.list("holes", MAX_HOLES)?)
         .map(|_| {
             reader.tuple("hole", 3)?;
@@ -237,7 +237,8 @@ pub(super) fn decode_record(value: &[u8]) -> Result<LogRecord, CodecError> {
     let last_arrival = Arrival(reader.uint("last arrival")?);
     let (events, bytes) = (reader.uint("events")?, reader.uint("bytes")?);
     reader.end()?;
-    Ok(LogRecord { key: LogKey { topic, author }, tips, floor, holes, announced, last_arrival, events, bytes })
+    let key = LogKey { topic, author };
+    Ok(LogRecord { key, tips, floor, floor_hlc, holes, announced, last_arrival, events, bytes })
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -290,7 +291,7 @@ mod tests {
             let mut record = LogRecord::new(LogKey { topic: Topic::new("a.b").unwrap(), author: Author([3; 32]) });
             record.tips = tips.into_iter().map(|(seq, hash, hlc)| Tip { seq, hash: BatchHash(hash), hlc: Hlc(hlc) }).collect();
             record.holes = holes.into_iter().map(|(from, to, hash)| Hole { from, to, anchor: BatchHash(hash) }).collect();
-            [record.floor, record.announced, record.last_arrival.0, record.events, record.bytes, _] = numbers;
+            [record.floor, record.announced, record.last_arrival.0, record.events, record.bytes, record.floor_hlc.0] = numbers;
             prop_assert_eq!(decode_record(&encode_record(&record)), Ok(record));
             let _ = (decode_record(&garbage), Row::decode(&garbage), IndexEntry::decode(&garbage), StoreRow::decode(&garbage));
         }

@@ -18,7 +18,7 @@
 //! 'a' | arrival u64                          chain 16 | bytes stored so far u64 | log u32 | length u32 | head
 //! 'b' | arrival u64 | chunk u16              up to 16384 bytes of a batch, after its head
 //! 'i' | log u32 | last seq u64 | hash 32     arrival u64 | first seq u64 | last HLC u64 | length u32
-//! 'l' | log u32                              CBOR: [topic, author, [[seq, hash, HLC]…], floor, [[from, to, anchor]…],
+//! 'l' | log u32                              CBOR: [topic, author, [[seq, hash, HLC]…], floor, floor HLC, [[from, to, anchor]…],
 //!                                                   announced, last arrival, events, bytes]
 //! 'm' | name                                 the mark's value
 //! ```

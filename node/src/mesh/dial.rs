@@ -118,12 +118,17 @@ impl DialBook {
     }
 
     /// Replaces the table of candidates.
-    pub(crate) fn set_candidates(&mut self, candidates: Vec<Candidate>) {
+    pub(crate) fn set_candidates(&mut self, candidates: Vec<Candidate>, now_ms: u64) {
         let known = candidates.into_iter().filter(|candidate| candidate.peer != self.me);
         self.candidates = known.take(limits::MAX_CANDIDATES).map(|it| (it.peer, it)).collect();
+        self.drop_old_memories(now_ms);
+    }
+
+    /// Drops what is remembered of peers that nobody speaks of any more.
+    fn drop_old_memories(&mut self, now_ms: u64) {
         let joined: BTreeSet<PeerId> = self.joins.values().filter_map(Join::peer).collect();
         self.memory.retain(|peer, memory| {
-            memory.keep_away_until_ms > 0
+            memory.keep_away_until_ms > now_ms
                 || self.candidates.contains_key(peer)
                 || self.connected.contains_key(peer)
                 || joined.contains(peer)
@@ -190,6 +195,9 @@ impl DialBook {
             settle(&mut join.backoff);
         }
         settle(&mut self.memory.entry(peer).or_default().backoff);
+        if self.memory.len() > 2 * limits::MAX_CANDIDATES {
+            self.drop_old_memories(now_ms);
+        }
     }
 
     /// A dial failed. Returns its join address, if it was for one, and how long the next attempt waits.

@@ -81,10 +81,10 @@ fn a_lost_join_peer_is_asked_for_slowly_when_there_are_links_enough() {
 #[test]
 fn every_wanted_candidate_is_dialled_and_never_more_than_eight_at_once() {
     let mut book = book(0);
-    book.set_candidates((1..=20).map(|number| candidate(number, true)).collect());
+    book.set_candidates((1..=20).map(|number| candidate(number, true)).collect(), 0);
     assert_eq!(due(&mut book, 0).len(), limits::MAX_DIALS);
     let mut book = DialBook::new(peer(ME), 0, 128, 1);
-    book.set_candidates((1..=20).map(|number| candidate(number, true)).collect());
+    book.set_candidates((1..=20).map(|number| candidate(number, true)).collect(), 0);
     let all: BTreeSet<PeerId> = (0..5).flat_map(|turn| connect_all(&mut book, turn)).collect();
     assert_eq!(all.len(), 20);
     assert!(due(&mut book, 99_000).is_empty());
@@ -93,7 +93,7 @@ fn every_wanted_candidate_is_dialled_and_never_more_than_eight_at_once() {
 #[test]
 fn links_are_kept_up_to_the_number_wanted_with_ring_neighbours_among_them() {
     let mut book = book(5);
-    book.set_candidates((0..=30).map(|number| candidate(number, false)).collect());
+    book.set_candidates((0..=30).map(|number| candidate(number, false)).collect(), 0);
     let dialled = connect_all(&mut book, 0);
     assert_eq!(dialled.len(), 5, "and never ourselves");
     let mut ring: Vec<PeerId> = (1..=30).map(peer).collect();
@@ -110,7 +110,7 @@ fn ring_links_join_everybody_when_each_keeps_only_those() {
     let mut edges = BTreeMap::new();
     for me in &everyone {
         let mut book = DialBook::new(peer(*me), 0, 128, 7);
-        book.set_candidates(everyone.iter().map(|number| candidate(*number, false)).collect());
+        book.set_candidates(everyone.iter().map(|number| candidate(*number, false)).collect(), 0);
         edges.insert(*me, connect_all(&mut book, 0));
     }
     while let Some(next) = everyone.iter().find(|number| {
@@ -125,7 +125,7 @@ fn ring_links_join_everybody_when_each_keeps_only_those() {
 #[test]
 fn nobody_blocked_kept_away_or_connected_is_dialled() {
     let mut book = book(5);
-    book.set_candidates((1..=3).map(|number| candidate(number, true)).collect());
+    book.set_candidates((1..=3).map(|number| candidate(number, true)).collect(), 0);
     book.block(peer(1));
     book.keep_away(peer(2), 10_000);
     book.on_connected(peer(3), None, 0);
@@ -140,7 +140,7 @@ fn the_address_that_worked_is_tried_first() {
     let mut book = book(5);
     let mut known = candidate(1, true);
     known.addresses = vec![address(7), address(1)];
-    book.set_candidates(vec![known]);
+    book.set_candidates(vec![known], 0);
     let dial = due(&mut book, 0).pop().unwrap();
     book.on_connected(peer(1), Some((dial.ticket, &address(1))), 0);
     book.on_disconnected(peer(1), 100_000);

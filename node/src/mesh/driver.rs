@@ -256,7 +256,7 @@ impl Driver {
         match command {
             MeshCommand::Subscribe(topic) => self.subscribe(topic),
             MeshCommand::Unsubscribe(topic) => self.unsubscribe(&topic),
-            MeshCommand::Candidates(candidates) => self.book.set_candidates(candidates),
+            MeshCommand::Candidates(candidates) => self.book.set_candidates(candidates, now_ms),
             MeshCommand::Join(address) => drop(self.book.join(&address, false)),
             MeshCommand::Forget(peer) => {
                 self.book.forget(peer);

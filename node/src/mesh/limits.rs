@@ -30,7 +30,7 @@ pub const MAX_ADDRESSES_PER_DIAL: usize = 8;
 pub const MAX_JOINS: usize = 256;
 /// Candidates in the table. Beyond it, the rest of the list is not looked at.
 pub const MAX_CANDIDATES: usize = 10_000;
-/// Peers that are blocked or kept away. Beyond it, those whose time is up soonest go first.
+/// Peers that are kept away. Beyond it, those whose time is up soonest go first.
 pub const MAX_KEPT_AWAY: usize = 10_000;
 /// Connections to one peer: two, because both may dial at once.
 pub const MAX_CONNECTIONS_PER_PEER: u32 = 2;

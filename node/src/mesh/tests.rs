@@ -363,3 +363,14 @@ async fn a_peer_that_is_kept_away_stays_away_so_long_and_a_blocked_one_for_good(
     a.mesh.send(MeshCommand::Unblock(peer)).await;
     a.link().await;
 }
+
+/// Needs a network with multicast, which not every sandbox has.
+#[tokio::test]
+#[ignore = "needs multicast"]
+async fn neighbours_find_each_other_by_mdns() {
+    let listen = vec!["/ip4/0.0.0.0/tcp/0".parse().unwrap()];
+    let mut a = Node::start(MeshConfig { mdns: true, listen: listen.clone(), ..config(1) }).await;
+    let mut b = Node::start(MeshConfig { mdns: true, listen, ..config(2) }).await;
+    assert_eq!(a.link().await.peer, b.mesh.peer_id());
+    b.link().await;
+}

@@ -53,8 +53,14 @@ impl<S: Signer> Replica<S> {
         }
         self.see_topic(&log.topic);
         self.look_for_twin(&batch);
+        if self.is_pruned(&log, &batch) {
+            return self.pass_pruned(&log, &batch);
+        }
         let hash = batch.hash();
         if self.recent.contains(&hash) || self.lookups.contains_key(&hash) {
+            return;
+        }
+        if batch.dropped() > 0 && !self.take_stripped(&log, &batch, source) {
             return;
         }
         let (seq, parent) = parent_of(&batch);
@@ -86,6 +92,7 @@ impl<S: Signer> Replica<S> {
         let log = log_of(&batch);
         if known || self.recent.contains(hash) {
             self.recent.insert(*hash);
+            self.close_hole(&log, hash);
             self.wants.settle(&log, &place_of(&batch));
             return;
         }
@@ -95,12 +102,55 @@ impl<S: Signer> Replica<S> {
         match tip.or(parent) {
             Some(parent) => self.admit_chain(&log, batch, Some(parent)),
             None if seq == 0 => self.admit_chain(&log, batch, None),
+            // The parent was here, and was pruned.
+            None if self.recent.contains(&parent_hash) && self.latest(&log).is_some_and(|r| seq <= r.floor) => {
+                self.admit_chain(&log, batch, None);
+            }
             // The parent is on its way to the disk, inside its log: it is looked up again once it is there.
             None if self.recent.contains(&parent_hash) => {
                 self.ahead.insert(batch);
             }
             None if self.is_anchor(&log, hash) => self.admit_chain(&log, batch, None),
             None => self.hold(log, batch, source),
+        }
+    }
+
+    /// Whether some of the batch was dropped by whoever sent it, and others may have it whole. Anybody can drop items,
+    /// and what is left still verifies.
+    fn take_stripped(&mut self, log: &LogKey, batch: &VerifiedBatch, source: Source) -> bool {
+        let Some(peer) = peer_of(source) else { return true };
+        let others = self.wants.announcers(log).into_iter().filter(|(other, _)| *other != peer);
+        if matches!(source, Source::Gossip(_)) || others.count() > 0 {
+            self.wants.avoid_long(log, peer, self.now.mono_ms);
+            self.wants.deny(log, &place_of(batch), &peer);
+            return false;
+        }
+        true
+    }
+
+    /// Whether this node had the batch and pruned it. What a restored author publishes below the floor is younger.
+    fn is_pruned(&self, log: &LogKey, batch: &VerifiedBatch) -> bool {
+        let header = batch.header();
+        self.latest(log).is_some_and(|record| header.last_seq() <= record.floor && header.last_hlc <= record.floor_hlc)
+    }
+
+    /// Leaves a pruned batch where it is: gone. What waits for it may follow it all the same.
+    fn pass_pruned(&mut self, log: &LogKey, batch: &VerifiedBatch) {
+        let tip = batch.tip();
+        self.recent.insert(tip.hash);
+        self.wants.settle(log, &(tip.seq, tip.hash));
+        let children = self.ahead.take_children(log, tip.seq, &tip.hash);
+        let record = self.latest_or_new(log);
+        self.admit_onto(log, record, children.into_iter().map(|child| (child, Some(tip))).collect());
+    }
+
+    /// The upper end of a hole turned out to be here: the hole is none.
+    fn close_hole(&mut self, log: &LogKey, hash: &BatchHash) {
+        if self.is_anchor(log, hash) {
+            let mut record = self.latest_or_new(log);
+            record.holes.retain(|hole| hole.anchor != *hash);
+            record.tips.retain(|tip| tip.hash != *hash);
+            self.write(WriteSet { logs: vec![record], ..WriteSet::default() }, Vec::new(), Vec::new());
         }
     }
 
@@ -218,6 +268,12 @@ impl<S: Signer> Replica<S> {
 
     fn admit_above_hole(&mut self, log: &LogKey, gap: (u64, BatchHash)) {
         let mut record = self.latest_or_new(log);
+        if gap.0 <= record.floor {
+            // What is missing lies below what was pruned here.
+            self.wants.forget(log, &gap);
+            let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
+            return self.admit_onto(log, record, above);
+        }
         let from = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < gap.0).max().unwrap_or(record.floor) + 1;
         if from > gap.0 || record.holes.len() >= MAX_HOLES {
             return;
@@ -225,9 +281,10 @@ impl<S: Signer> Replica<S> {
         let hole = Hole { from, to: gap.0, anchor: gap.1 };
         record.holes.push(hole);
         record.holes.sort();
-        // The line below the hole is taken to be the one above it, unless its end is announced as a tip of its own.
+        // The line below the hole is taken to be the one above it, unless its end is known to be a tip of its own.
         let announced = self.wants.places(log);
-        record.tips.retain(|tip| tip.seq + 1 != from || announced.contains(&(tip.seq, tip.hash)));
+        let own = |tip: &Tip| log.author == self.me && self.own.goes_on_from(&log.topic, &tip.hash);
+        record.tips.retain(|tip| tip.seq + 1 != from || announced.contains(&(tip.seq, tip.hash)) || own(tip));
         self.effects.push(Effect::Notice(Notice::Hole { log: log.clone(), hole }));
         self.wants.forget(log, &gap);
         let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
@@ -238,13 +295,10 @@ impl<S: Signer> Replica<S> {
 /// Shrinks the hole that the batch fills from below or above. `false` when it fills none.
 fn fill_hole(record: &mut LogRecord, batch: &VerifiedBatch) -> bool {
     let header = batch.header();
-    let Some(index) = record
-        .holes
-        .iter()
-        .position(|hole| hole.anchor == batch.hash() || (hole.from == header.first_seq && header.last_seq() < hole.to))
-    else {
-        return false;
-    };
+    let on_a_tip = record.tips.iter().any(|tip| tip.hash == header.parent);
+    let from_below = |hole: &Hole| hole.from == header.first_seq && header.last_seq() < hole.to && !on_a_tip;
+    let fills = |hole: &Hole| hole.anchor == batch.hash() || from_below(hole);
+    let Some(index) = record.holes.iter().position(fills) else { return false };
     let hole = &mut record.holes[index];
     if hole.anchor == batch.hash() {
         hole.to = header.first_seq - 1;
@@ -252,8 +306,11 @@ fn fill_hole(record: &mut LogRecord, batch: &VerifiedBatch) -> bool {
     } else {
         hole.from = header.last_seq() + 1;
     }
-    if hole.from > hole.to {
+    // A line that grew up to the hole's end is part of the one above.
+    let joined = hole.anchor == header.parent && on_a_tip;
+    if joined || hole.from > hole.to {
         record.holes.remove(index);
+        record.tips.retain(|tip| tip.hash != header.parent);
     }
     true
 }

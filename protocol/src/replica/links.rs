@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Effect, Replica};
+use super::{Check, Effect, Replica};
 use crate::frame::{Frame, Head, Hello, MAX_PAGE, Memory, Position};
-use crate::heads::{LogKey, LogRecord, Sum, SumKey};
+use crate::heads::{LogKey, LogRecord, Sum, SumKey, Tip};
 use crate::ids::{Author, BatchHash, Chain};
 use crate::interest::Interest;
-use crate::link::{AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, PAGE_HEADS, Probe, QUIET_MS, count};
+use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_TIPS};
+use crate::link::{AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, Mark, PAGE_HEADS, Probe, QUIET_MS, count};
 use crate::sign::Signer;
 use crate::topic::Topic;
 use crate::write_set::WriteSet;
@@ -25,8 +26,8 @@ pub const MEMORY_MARK: &[u8] = b"peer/";
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     sent: bool,
-    /// The peer's heads were told; wants up to this serial are to be settled.
-    seen: Option<u64>,
+    /// The peer's heads were told; what was wanted then is to be settled, and what was being written to be durable.
+    seen: Option<Mark>,
     done: bool,
 }
 
@@ -95,13 +96,14 @@ impl<S: Signer> Replica<S> {
             }
             Frame::Probe(id) if link.probes.len() < MAX_PROBES => {
                 link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
-                link.probes.push(Probe { id, serial: self.wants.serial(), seen_sent: false });
+                let mark = Mark { serial: self.wants.serial(), token: self.last_token };
+                link.probes.push(Probe { id, mark, seen_sent: false });
             }
             Frame::Probe(_) => self.breach(peer, "sent too many probes"),
             Frame::ProbeSeen(id) => {
-                let serial = self.wants.serial();
+                let mark = Mark { serial: self.wants.serial(), token: self.last_token };
                 if let Some(progress) = self.probes.get_mut(&id).and_then(|probe| probe.get_mut(&peer)) {
-                    progress.seen = Some(serial);
+                    progress.seen = Some(mark);
                 }
             }
             Frame::ProbeDone(id) => {
@@ -153,7 +155,7 @@ impl<S: Signer> Replica<S> {
         for record in self.logs.values() {
             if link.shares(&self.me, &self.interest, &peer, &record.key) {
                 link.sum.add(&key, &record.key, &record.tips);
-                link.events += count(&record.tips);
+                link.events = link.events.saturating_add(count(&record.tips));
             }
         }
         link.touch(self.now.mono_ms);
@@ -284,25 +286,53 @@ impl<S: Signer> Replica<S> {
     fn take_head(&mut self, peer: Author, head: Head, due_ms: u64) {
         let record = self.latest(&head.log);
         let (top, floor) = record.map_or((0, 0), |record| (record.last_seq(), record.floor));
+        // Whether a line ends where a hole was taken to go on is only known once it is told.
+        let presumed =
+            |place: &(u64, BatchHash)| record.is_some_and(|r| r.holes.iter().any(|hole| hole.from == place.0 + 1));
+        let ends: Vec<_> = head.tips.iter().filter(|place| presumed(place)).copied().collect();
         let tips = record.map(|record| record.tips.clone()).unwrap_or_default();
         let here = |place: &(u64, BatchHash)| {
-            self.recent.contains(&place.1) || tips.iter().any(|tip| tip.hash == place.1) || place.0 <= floor
+            tips.iter().any(|tip| tip.hash == place.1) || (self.recent.contains(&place.1) && place.0 > floor)
         };
         let absent: Vec<_> = head.tips.iter().filter(|place| !here(place)).copied().collect();
         self.want_holes(peer, &head.log, head.floor);
+        let absent: Vec<_> = if ends.is_empty() { absent } else { [absent, ends].concat() };
         if absent.iter().any(|place| place.0 <= top) {
             // Behind us, or on another line: the store can tell.
-            self.effects.push(Effect::Check { peer, log: head.log, floor: head.floor, places: absent, due_ms });
+            self.effects.push(Effect::Check(Check { peer, log: head.log, floor: head.floor, places: absent, due_ms }));
         } else {
             self.wants.announce(&head.log, peer, &absent, head.floor, due_ms);
         }
     }
 
     /// The answer to [`Effect::Check`].
-    pub(super) fn checked(&mut self, peer: Author, log: &LogKey, floor: u64, absent: &[(u64, BatchHash)], due_ms: u64) {
+    pub(super) fn checked(&mut self, check: Check, known: &[Tip]) {
+        let Check { peer, log, floor, places, due_ms } = check;
+        self.own_ends(&log, known);
         if self.links.contains_key(&peer) {
-            let absent: Vec<_> = absent.iter().filter(|place| !self.recent.contains(&place.1)).copied().collect();
-            self.wants.announce(log, peer, &absent, floor, due_ms);
+            let here = |place: &(u64, BatchHash)| {
+                known.iter().any(|tip| tip.hash == place.1) || self.recent.contains(&place.1)
+            };
+            let absent: Vec<_> = places.into_iter().filter(|place| !here(place)).collect();
+            self.wants.announce(&log, peer, &absent, floor, due_ms);
+        }
+    }
+
+    /// Batches of a log that a peer announced as tips: where they were taken for the lower part of a line with a hole,
+    /// they end a line of their own, and nothing is known of how far the other comes up to the hole.
+    fn own_ends(&mut self, log: &LogKey, known: &[Tip]) {
+        let mut record = self.latest_or_new(log);
+        for tip in known {
+            let room = record.tips.len() < MAX_TIPS;
+            if let Some(hole) = record.holes.iter_mut().find(|hole| room && hole.from == tip.seq + 1) {
+                hole.from = record.floor + 1;
+                record.tips.push(*tip);
+            }
+        }
+        record.tips.sort();
+        record.tips.dedup();
+        if self.latest(log).is_some_and(|old| *old != record) {
+            self.write(WriteSet { logs: vec![record], ..WriteSet::default() }, Vec::new(), Vec::new());
         }
     }
 
@@ -411,10 +441,11 @@ impl<S: Signer> Replica<S> {
                 }
             }
         }
-        let wants = &self.wants;
+        let (wants, written) = (&self.wants, self.written());
         self.probes.retain(|id, probe| {
             let settled = |(peer, progress): (&Author, &Progress)| {
-                progress.done && progress.seen.is_some_and(|serial| !wants.has_since(peer, serial))
+                let covered = |mark: Mark| mark.token <= written && !wants.has_since(peer, mark.serial);
+                progress.done && progress.seen.is_some_and(covered)
             };
             let complete = probe.iter().all(settled);
             if complete {
@@ -425,8 +456,14 @@ impl<S: Signer> Replica<S> {
         self.effects.append(&mut out);
     }
 
+    /// The last write that is durable.
+    fn written(&self) -> u64 {
+        self.writes.front().map_or(self.last_token, |write| write.token - 1)
+    }
+
     fn answer_peers_probes(&mut self) {
         let mut out = Vec::new();
+        let written = self.written();
         for (peer, link) in &mut self.links {
             let told = link.is_live() && link.dirty.is_empty();
             let informed = link.informed;
@@ -435,7 +472,8 @@ impl<S: Signer> Replica<S> {
                 out.push(Effect::Send { peer: *peer, frame: Frame::ProbeSeen(probe.id) });
             }
             link.probes.retain(|probe| {
-                let done = probe.seen_sent && informed && !self.wants.has_since(peer, probe.serial);
+                let durable = probe.mark.token <= written && !self.wants.has_since(peer, probe.mark.serial);
+                let done = probe.seen_sent && informed && durable;
                 if done {
                     out.push(Effect::Send { peer: *peer, frame: Frame::ProbeDone(probe.id) });
                 }
@@ -450,9 +488,10 @@ impl<S: Signer> Replica<S> {
         let mut ahead: Vec<i64> =
             self.links.values().filter_map(|link| link.peer.as_ref().map(|peer| peer.clock_ahead_ms)).collect();
         ahead.sort_unstable();
-        let median = if ahead.len() < 2 { 0 } else { ahead[ahead.len() / 2] };
-        let far = median.unsigned_abs() > crate::limits::MAX_CLOCK_AHEAD_MS;
-        self.clock_offset_ms = if far { median } else { 0 };
+        let is_far = |ahead_ms: &i64| ahead_ms.unsigned_abs() > MAX_CLOCK_AHEAD_MS;
+        let most = ahead.len() > 1 && ahead.iter().filter(|ahead_ms| is_far(ahead_ms)).count() * 2 > ahead.len();
+        let median = ahead.get(ahead.len() / 2).copied().unwrap_or(0);
+        self.clock_offset_ms = if most && is_far(&median) { median } else { 0 };
     }
 
     pub(super) fn remember_peers(&mut self) {

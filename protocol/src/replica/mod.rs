@@ -153,7 +153,7 @@ impl<S: Signer> Replica<S> {
             Input::Cancel { id } => self.own.cancel(id),
             Input::Batch { batch, source } => self.take_batch(batch, source),
             Input::Found { hash, known, parent } => self.found(&hash, known, parent),
-            Input::Checked { peer, log, floor, absent, due_ms } => self.checked(peer, &log, floor, &absent, due_ms),
+            Input::Checked { check, known } => self.checked(check, &known),
             Input::Stored { token, position, batch_bytes } => self.stored(token, position, batch_bytes),
             Input::LinkUp { peer, link, nonce, memory } => self.link_up(peer, link, nonce, memory),
             Input::LinkDown { peer, link } => self.link_down(&peer, link),

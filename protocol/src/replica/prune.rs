@@ -64,6 +64,7 @@ impl<S: Signer> Replica<S> {
                 continue;
             }
             record.floor = record.floor.max(old.last_seq);
+            record.floor_hlc = record.floor_hlc.max(old.last_hlc);
             record.holes.retain(|hole| hole.to > record.floor);
             record.events = record.events.saturating_sub(old.last_seq - old.first_seq + 1);
             record.bytes = record.bytes.saturating_sub(old.bytes);
@@ -88,7 +89,7 @@ impl<S: Signer> Replica<S> {
         let own_unannounced = old.log.author == self.me && self.own.announced(&old.log.topic) < old.last_seq;
         let hole_below = record.holes.iter().any(|hole| hole.from <= record.floor + 1 && hole.to + 1 >= old.first_seq);
         let in_order = old.first_seq <= record.floor + 1 || hole_below;
-        // The system's topics are small, and their last events are what nodes know of each other.
-        !own_unannounced && in_order && !(is_tip && old.log.topic.is_system())
+        // A log's last batch stays: it proves the head, from which a newcomer learns of the log at all.
+        !own_unannounced && in_order && !is_tip
     }
 }

@@ -85,6 +85,11 @@ impl Own {
         self.waits.retain(|wait| wait.id != id);
     }
 
+    /// Whether this process adds to the line that ends with this batch.
+    pub(super) fn goes_on_from(&self, topic: &Topic, tip: &BatchHash) -> bool {
+        self.lines.get(topic).is_some_and(|line| line.link.parent == *tip)
+    }
+
     pub(super) fn announced(&self, topic: &Topic) -> u64 {
         self.lines.get(topic).map_or(0, |line| line.announced)
     }

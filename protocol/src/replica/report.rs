@@ -84,7 +84,7 @@ impl<S: Signer> Replica<S> {
                 met: link.informed && link.is_live(),
                 in_sync: link.in_sync,
                 behind,
-                ahead: (link.events + behind).saturating_sub(link.peer_events),
+                ahead: link.events.saturating_add(behind).saturating_sub(link.peer_events),
                 clock_ahead_ms: link.peer.as_ref().map_or(0, |known| known.clock_ahead_ms),
             }
         };

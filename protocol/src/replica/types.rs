@@ -67,6 +67,8 @@ pub struct OldBatch {
     pub last_seq: u64,
     /// Its hash.
     pub hash: BatchHash,
+    /// Stamp of its last event.
+    pub last_hlc: Hlc,
     /// Bytes that it takes.
     pub bytes: u64,
 }
@@ -108,16 +110,10 @@ pub enum Input {
     },
     /// The answer to [`Effect::Check`].
     Checked {
-        /// The peer that announced.
-        peer: Author,
-        /// The log.
-        log: LogKey,
-        /// The peer's floor.
-        floor: u64,
-        /// Which of the places the store lacks.
-        absent: Vec<(u64, BatchHash)>,
-        /// As it was asked.
-        due_ms: u64,
+        /// What was asked.
+        check: Check,
+        /// Those of the places that are stored.
+        known: Vec<Tip>,
     },
     /// A write set is durable.
     Stored {
@@ -234,6 +230,21 @@ pub enum Notice {
     },
 }
 
+/// Tips that a peer announced and that may be here, inside a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The peer that announced.
+    pub peer: Author,
+    /// The log.
+    pub log: LogKey,
+    /// The peer's floor.
+    pub floor: u64,
+    /// The tips: last sequence number and hash.
+    pub places: Vec<(u64, BatchHash)>,
+    /// From when on what is absent is pulled.
+    pub due_ms: u64,
+}
+
 /// Something to be done.
 #[derive(Debug)]
 pub enum Effect {
@@ -263,18 +274,7 @@ pub enum Effect {
         parent: (u64, BatchHash),
     },
     /// Look announced tips up; answer with [`Input::Checked`], before any other input.
-    Check {
-        /// The peer that announced.
-        peer: Author,
-        /// The log.
-        log: LogKey,
-        /// The peer's floor.
-        floor: u64,
-        /// The tips: last sequence number and hash.
-        places: Vec<(u64, BatchHash)>,
-        /// From when on what is absent is pulled.
-        due_ms: u64,
-    },
+    Check(Check),
     /// Send these ranges as [`Frame::Batches`], then [`Frame::PullEnd`]; then [`Input::Served`].
     Serve {
         /// The peer.

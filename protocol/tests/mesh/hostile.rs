@@ -11,7 +11,6 @@ use crate::SimMesh;
 use crate::node::SimNode;
 
 #[test]
-#[ignore = "fails: two such heads overflow a sum of events, which panics in the engine"]
 fn a_head_at_the_end_of_all_numbers_does_no_harm() {
     let mut mesh = SimMesh::new(2);
     mesh.link(0, 1);
@@ -29,7 +28,6 @@ fn a_head_at_the_end_of_all_numbers_does_no_harm() {
 }
 
 #[test]
-#[ignore = "fails: of two peers the one further ahead counts as the median"]
 fn one_wrong_clock_among_two_peers_does_not_move_ours() {
     const TEN_YEARS_MS: u64 = 10 * 365 * 24 * 3_600_000;
     let mut node = SimNode::new(1, u64::MAX);
@@ -52,7 +50,6 @@ fn one_wrong_clock_among_two_peers_does_not_move_ours() {
 }
 
 #[test]
-#[ignore = "fails: what is admitted and not yet written is no want, so nothing holds the answer back"]
 fn a_probe_is_not_answered_before_what_gossip_brought_is_durable() {
     let mut mesh = SimMesh::new(2);
     mesh.link(0, 1);
@@ -97,19 +94,21 @@ fn many_probes_while_there_is_much_to_fetch_are_no_breach() {
 }
 
 #[test]
-#[ignore = "fails: a head without events is not adopted, so the sums differ for ever"]
-fn a_log_that_a_peer_pruned_whole_does_not_keep_a_newcomer_out_of_sync() {
+fn a_log_that_a_peer_pruned_does_not_keep_a_newcomer_out_of_sync() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, 20_000), SimNode::new(3, u64::MAX)]);
     mesh.link(0, 1);
-    mesh.publish(0, "old", 5);
-    mesh.run(1_000);
+    for _ in 0..2 {
+        mesh.publish(0, "old", 5);
+        mesh.run(1_000);
+    }
     for _ in 0..100 {
         mesh.publish(0, "new", 5);
         mesh.run(20);
     }
     mesh.run(20_000);
     mesh.cut(0, 1);
-    assert!(mesh.nodes[1].contents().iter().all(|event| event.1 != "old"), "pruned whole");
+    // The last batch of a log stays, as the proof of its head.
+    assert_eq!(mesh.nodes[1].contents().iter().filter(|event| event.1 == "old").count(), 5);
     mesh.link(1, 2);
     mesh.run(60_000);
     assert_eq!(mesh.nodes[2].digests(), mesh.nodes[1].digests());
@@ -117,7 +116,6 @@ fn a_log_that_a_peer_pruned_whole_does_not_keep_a_newcomer_out_of_sync() {
 }
 
 #[test]
-#[ignore = "fails: a hole is filled from below by any line, whose tip is then not recorded"]
 fn the_tip_of_a_second_line_is_not_lost_in_a_hole_of_the_first() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, 20_000), SimNode::new(3, u64::MAX)]);
     mesh.link(0, 1);
@@ -151,7 +149,6 @@ fn the_tip_of_a_second_line_is_not_lost_in_a_hole_of_the_first() {
 }
 
 #[test]
-#[ignore = "fails: a floor is a sequence number, which a new line may begin below"]
 fn a_fork_below_a_floor_reaches_the_one_who_pruned() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, 20_000)]);
     mesh.link(0, 1);
@@ -228,7 +225,6 @@ fn slow_writes_do_not_make_pruning_remove_more_than_its_share() {
 }
 
 #[test]
-#[ignore = "fails: a stripped batch is admitted like a whole one"]
 fn a_batch_that_somebody_stripped_does_not_shut_the_whole_one_out() {
     let mut mesh = SimMesh::new(1);
     mesh.publish(0, "a", 3);

@@ -40,6 +40,7 @@ impl SimMesh {
     }
 
     pub(crate) fn of(nodes: Vec<SimNode>) -> Self {
+        let prunes = nodes.iter().any(|node| node.cap_bytes < u64::MAX);
         Self {
             nodes,
             links: BTreeSet::new(),
@@ -53,7 +54,7 @@ impl SimMesh {
             lossy_disks: false,
             gossip: Vec::new(),
             seen: BTreeSet::new(),
-            prunes: false,
+            prunes,
         }
     }
 
@@ -316,7 +317,6 @@ fn an_audit_in_sync_is_small() {
 #[test]
 fn what_a_full_store_pruned_is_a_hole_for_a_newcomer_and_the_rest_converges() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, 20_000), SimNode::new(3, u64::MAX)]);
-    mesh.prunes = true;
     mesh.link(0, 1);
     for _ in 0..100 {
         mesh.publish(0, "a", 5);
@@ -341,7 +341,6 @@ fn what_a_full_store_pruned_is_a_hole_for_a_newcomer_and_the_rest_converges() {
 #[test]
 fn own_events_that_nobody_has_are_kept_and_publishing_is_refused() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, 20_000), SimNode::new(2, u64::MAX)]);
-    mesh.prunes = true;
     for _ in 0..100 {
         mesh.publish(0, "a", 5);
         mesh.run(20);

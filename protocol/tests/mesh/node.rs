@@ -97,7 +97,7 @@ pub(crate) struct SimNode {
     pub(crate) replica: Replica<Stamp>,
     disk: Disk,
     queue: Vec<(u64, WriteSet)>,
-    cap_bytes: u64,
+    pub(crate) cap_bytes: u64,
     life: u64,
     next_id: u64,
     pub(crate) link_ids: BTreeMap<Author, u64>,
@@ -210,9 +210,9 @@ impl SimNode {
                     let known = self.disk.find(&log, &place).is_some();
                     Input::Found { hash: place.1, known, parent: self.disk.find(&log, &parent) }
                 }
-                Effect::Check { peer, log, floor, places, due_ms } => {
-                    let absent = places.into_iter().filter(|place| self.disk.find(&log, place).is_none()).collect();
-                    Input::Checked { peer, log, floor, absent, due_ms }
+                Effect::Check(check) => {
+                    let known = check.places.iter().filter_map(|place| self.disk.find(&check.log, place)).collect();
+                    Input::Checked { check, known }
                 }
                 Effect::ListOldest { after } => {
                     let batches = self.disk.batches.range(after.0 + 1..).take(64);
@@ -299,6 +299,7 @@ fn old(arrival: u64, batch: &VerifiedBatch) -> OldBatch {
         first_seq: batch.header().first_seq,
         last_seq: batch.header().last_seq(),
         hash: batch.hash(),
+        last_hlc: batch.header().last_hlc,
         bytes: batch.bytes().len() as u64,
     }
 }

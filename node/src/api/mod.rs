@@ -1,0 +1,18 @@
+//! How others talk to a running node: an HTTP API on a Unix socket in its home, and the client of it. The only place
+//! that imports the HTTP server.
+//!
+//! Everything is under `/v1`. Events are CloudEvents 1.0 in their JSON form; errors are JSON problems, see
+//! [`types::Problem`].
+
+pub mod client;
+mod events;
+mod lines;
+mod log;
+mod peers;
+mod problem;
+mod publish;
+pub mod server;
+pub mod types;
+
+#[cfg(test)]
+mod tests;

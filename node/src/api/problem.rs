@@ -1,0 +1,149 @@
+//! What the API answers when it cannot do what it was asked.
+
+use axum::Json;
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use roundelay_protocol::event::EventError;
+use roundelay_protocol::replica::Refusal;
+
+use super::types::{Code, MAX_BODY_BYTES, PROBLEM_CONTENT_TYPE, Problem};
+use crate::cloudevents::CloudEventError;
+use crate::log::LogError;
+use crate::node::CallError;
+
+/// A problem on its way out.
+#[derive(Debug)]
+pub(super) struct ApiError(pub(super) Box<Problem>);
+
+impl ApiError {
+    pub(super) fn new(code: Code, detail: impl ToString) -> Self {
+        let (status, title) = describe(code);
+        let name = serde_json::to_value(code).ok().and_then(|name| name.as_str().map(str::to_owned));
+        Self(Box::new(Problem {
+            kind: format!("urn:roundelay:problem:{}", name.unwrap_or_default()),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            code,
+            detail: detail.to_string(),
+            hint: None,
+            published: None,
+        }))
+    }
+
+    pub(super) fn with_hint(mut self, hint: &str) -> Self {
+        self.0.hint = Some(hint.to_owned());
+        self
+    }
+
+    /// Says where in the request the problem is.
+    pub(super) fn at(mut self, place: impl std::fmt::Display) -> Self {
+        self.0.detail = format!("{place}: {}", self.0.detail);
+        self
+    }
+}
+
+fn describe(code: Code) -> (StatusCode, &'static str) {
+    match code {
+        Code::BadRequest => (StatusCode::BAD_REQUEST, "The request is malformed"),
+        Code::BadTopic => (StatusCode::BAD_REQUEST, "This is no topic"),
+        Code::BadPattern => (StatusCode::BAD_REQUEST, "This is no pattern"),
+        Code::BadEvent => (StatusCode::BAD_REQUEST, "This is no event"),
+        Code::BadAddress => (StatusCode::BAD_REQUEST, "This is no address"),
+        Code::BadPeer => (StatusCode::BAD_REQUEST, "This is no peer id"),
+        Code::TooManyPatterns => (StatusCode::BAD_REQUEST, "Too many patterns"),
+        Code::SystemTopic => (StatusCode::FORBIDDEN, "The topic belongs to the system"),
+        Code::NotFound => (StatusCode::NOT_FOUND, "There is no such thing"),
+        Code::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not known here"),
+        Code::FileExists => (StatusCode::CONFLICT, "The file exists"),
+        Code::Busy => (StatusCode::CONFLICT, "This is being done already"),
+        Code::EventTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "An event is too large"),
+        Code::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
+        Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The media type is not taken here"),
+        Code::StoreFull => (StatusCode::INSUFFICIENT_STORAGE, "The store is full"),
+        Code::AcksTimeout => (StatusCode::GATEWAY_TIMEOUT, "Stored, but acknowledged by too few peers"),
+        Code::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "The node is stopping"),
+        Code::Clock => (StatusCode::INTERNAL_SERVER_ERROR, "The clock is wrong"),
+        Code::Log => (StatusCode::INTERNAL_SERVER_ERROR, "The log cannot be used"),
+        Code::Internal | Code::Unknown => (StatusCode::INTERNAL_SERVER_ERROR, "A mistake in the program"),
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(&*self.0)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
+        response
+    }
+}
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> Self {
+        let code = match &error {
+            CallError::Refused(Refusal::StoreFull) => Code::StoreFull,
+            CallError::Refused(Refusal::Clock) => Code::Clock,
+            CallError::SystemTopic(_) => Code::SystemTopic,
+            CallError::Stopped(_) => Code::Stopped,
+            CallError::NoEvents => Code::BadRequest,
+            CallError::TooManyPatterns(_) => Code::TooManyPatterns,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<EventError> for ApiError {
+    fn from(error: EventError) -> Self {
+        let too_large = matches!(error, EventError::TooLarge { .. });
+        Self::new(if too_large { Code::EventTooLarge } else { Code::BadEvent }, error)
+    }
+}
+
+impl From<CloudEventError> for ApiError {
+    fn from(error: CloudEventError) -> Self {
+        Self::new(Code::BadEvent, error)
+    }
+}
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Closed => Self::new(Code::Stopped, "the node is stopping"),
+            LogError::BackupRunning => Self::new(Code::Busy, error),
+            _ => Self::new(Code::Log, error),
+        }
+    }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = format!("a request body has at most {MAX_BODY_BYTES} bytes; nothing was stored");
+                Self::new(Code::BodyTooLarge, detail).with_hint("publish fewer events at once")
+            }
+            _ => Self::new(Code::BadRequest, rejection.body_text()),
+        }
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(Code::BadRequest, rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        match rejection.status() {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::new(Code::UnsupportedMediaType, rejection.body_text()),
+            _ => Self::new(Code::BadRequest, rejection.body_text()),
+        }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(Code::BadRequest, rejection.body_text())
+    }
+}

@@ -1,0 +1,155 @@
+//! Serves the API on a Unix socket.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, Uri};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::problem::ApiError;
+use super::types::{Code, MAX_BODY_BYTES};
+use super::{events, log, peers, publish};
+use crate::node::Node;
+use crate::status::{Converged, HoleStatus, NodeStatus};
+
+/// Why the API cannot be served. Nobody can talk to the node then.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve the API on {socket}: {source}; check that the home is on a disk that takes Unix sockets")]
+pub struct ServerError {
+    /// Where the socket was to be.
+    pub socket: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// What the routes share.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) node: Node,
+    /// The source of events that name none.
+    pub(super) source: Arc<str>,
+    /// Cancelled when streams have to end.
+    pub(super) closing: CancellationToken,
+    /// Cancelled when somebody asks the node to stop.
+    asked: CancellationToken,
+    /// The right to verify: one at a time, as it reads the whole store.
+    pub(super) verifying: Arc<Semaphore>,
+}
+
+/// A running server. Dropping it stops it at once.
+#[derive(Debug)]
+pub struct Server {
+    socket: PathBuf,
+    closing: CancellationToken,
+    asked: CancellationToken,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Begins to serve a node. The caller holds the home's lock, so that a socket that is there already is stale.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn start(socket: &Path, node: Node) -> Result<Self, ServerError> {
+        let listener = bind(socket).map_err(|source| ServerError { socket: socket.to_owned(), source })?;
+        let (closing, asked) = (CancellationToken::new(), CancellationToken::new());
+        let source = format!("/nodes/{}", node.id()).into();
+        let verifying = Arc::new(Semaphore::new(1));
+        let api = Api { node, source, closing: closing.clone(), asked: asked.clone(), verifying };
+        let serve = axum::serve(listener, router(api)).with_graceful_shutdown(closing.clone().cancelled_owned());
+        Ok(Self { socket: socket.to_owned(), closing, asked, task: tokio::spawn(async { serve.await }) })
+    }
+
+    /// Resolves when somebody asks the node to stop.
+    pub async fn asked_to_stop(&self) {
+        self.asked.cancelled().await;
+    }
+
+    /// Takes no more requests and ends all streams.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Closes, gives the answers that are underway so long to be sent, and removes the socket.
+    pub async fn finish(mut self, limit: Duration) {
+        self.close();
+        if tokio::time::timeout(limit, &mut self.task).await.is_err() {
+            tracing::warn!("requests were cut off, as they did not end in time");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        self.task.abort();
+        // If it stays, the next start removes it.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+fn bind(socket: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn router(api: Api) -> Router {
+    let routes = Router::new()
+        .route("/status", get(status))
+        .route("/holes", get(holes))
+        .route("/converged", post(converged))
+        .route("/shutdown", post(shutdown))
+        .route("/topics/{topic}/events", post(publish::publish))
+        .route("/events", get(events::stream))
+        .route("/subscriptions/{pattern}", put(peers::join_topics).delete(peers::leave_topics))
+        .route("/peers", post(peers::add))
+        .route("/peers/{id}", delete(peers::forget))
+        .route("/peers/{id}/block", put(peers::block).delete(peers::unblock))
+        .route("/log/export", get(log::export))
+        .route("/log/verify", post(log::verify))
+        .route("/log/backup", post(log::backup))
+        .route_layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        // Read a line at a time, so of any length.
+        .route("/log/import", post(log::import));
+    Router::new().nest("/v1", routes).fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(api)
+}
+
+async fn status(State(api): State<Api>) -> Result<Json<NodeStatus>, ApiError> {
+    Ok(Json(api.node.status().await?))
+}
+
+async fn holes(State(api): State<Api>) -> Result<Json<Vec<HoleStatus>>, ApiError> {
+    Ok(Json(api.node.holes().await?))
+}
+
+async fn converged(State(api): State<Api>) -> Result<Json<Converged>, ApiError> {
+    Ok(Json(api.node.converged().await?))
+}
+
+async fn shutdown(State(api): State<Api>) -> StatusCode {
+    api.asked.cancel();
+    StatusCode::ACCEPTED
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    ApiError::new(Code::NotFound, format!("there is no {}", uri.path()))
+}
+
+async fn wrong_method(uri: Uri) -> ApiError {
+    ApiError::new(Code::MethodNotAllowed, format!("{} does not know this method", uri.path()))
+}

@@ -1,0 +1,120 @@
+//! `roundelay topics`: what the node holds and subscribes to.
+
+use clap::Subcommand;
+use comfy_table::Table;
+use roundelay_protocol::topic::Pattern;
+use serde_json::json;
+
+use crate::status::{NodeStatus, TopicStatus};
+
+use super::error::CliError;
+use super::table::{self, bytes, count, time};
+use super::{Context, Output, values};
+
+/// Characters of a digest that are shown: equal ones here are equal.
+const DIGEST_CHARS: usize = 16;
+
+const EXAMPLES: &str = "\
+Examples:
+  roundelay topics                  topics with events, bytes, authors and digest
+  roundelay topics join 'orders.>'  subscribe this node to one more pattern
+  roundelay topics leave weather    end a subscription; what is stored stays
+
+Two nodes with the same digest of a topic hold the same events of it.";
+
+/// Show topics, subscribe the node to more or fewer.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Subscribe the node to one more pattern, for good
+    #[command(after_help = "Example:\n  roundelay topics join 'orders.>'")]
+    Join {
+        /// A topic, or a pattern with * and >
+        #[arg(value_parser = values::pattern)]
+        pattern: Pattern,
+    },
+    /// End a subscription of the node, for good; what is stored stays
+    #[command(after_help = "Example:\n  roundelay topics leave 'orders.>'")]
+    Leave {
+        /// The pattern, as it was joined
+        #[arg(value_parser = values::pattern)]
+        pattern: Pattern,
+    },
+}
+
+pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
+    let client = context.client()?;
+    let output = &context.output;
+    match args.command {
+        None => {
+            let status = client.status().await?;
+            show(output, &status)
+        }
+        Some(Command::Join { pattern }) => {
+            client.join_topics(pattern.as_str()).await?;
+            if output.is_json() {
+                return output.json(&json!({"joined": pattern.as_str()}));
+            }
+            output.note(&format!("subscribed to {pattern}"));
+            Ok(())
+        }
+        Some(Command::Leave { pattern }) => {
+            if !client.leave_topics(pattern.as_str()).await? {
+                let subscriptions = client.status().await?.node.subscriptions;
+                let hint = match subscriptions[..] {
+                    [] => "it subscribes to nothing".to_owned(),
+                    _ => format!("it subscribes to {}", subscriptions.join(", ")),
+                };
+                return Err(CliError::failure(format!("the node does not subscribe to '{pattern}'"), Some(&hint)));
+            }
+            if output.is_json() {
+                return output.json(&json!({"left": pattern.as_str()}));
+            }
+            output.note(&format!("left {pattern}"));
+            Ok(())
+        }
+    }
+}
+
+fn show(output: &Output, status: &NodeStatus) -> Result<(), CliError> {
+    if output.is_json() {
+        return output.json(&status.topics);
+    }
+    let shown = of_services(&status.topics);
+    if shown.is_empty() {
+        output.note("no topic has events yet: publish with `roundelay pub TOPIC DATA`");
+    } else {
+        output.line(&table::text(&table(output, &shown)))?;
+    }
+    output.note(&format!("subscribed to {}", status.node.subscriptions.join(", ")));
+    Ok(())
+}
+
+/// Without the topics of the mesh itself, which are of no use to people.
+pub(super) fn of_services(topics: &[TopicStatus]) -> Vec<&TopicStatus> {
+    topics.iter().filter(|topic| !topic.topic.starts_with('_')).collect()
+}
+
+/// Topics as a table.
+pub(super) fn table(output: &Output, topics: &[&TopicStatus]) -> Table {
+    let columns = ["TOPIC", ">EVENTS", ">BYTES", ">AUTHORS", "LAST EVENT", "DIGEST", "SUBSCRIBED"];
+    let mut table = table::table(output, &columns);
+    for topic in topics {
+        table.add_row([
+            topic.topic.clone(),
+            count(topic.events),
+            bytes(topic.bytes),
+            count(topic.authors),
+            topic.last_event_ms.map_or_else(|| "-".into(), time),
+            topic.digest.chars().take(DIGEST_CHARS).collect(),
+            if topic.subscribed { "yes" } else { "no" }.into(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,472 @@
+//! A node's settings, in layers: defaults, the file in the home, `ROUNDELAY_*` variables, flags. Later ones win, and a
+//! list replaces a list. The file is written, with comments, once the first start has succeeded.
+
+use std::fmt::Display;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use config::{Config, FileFormat, Map, Source, Value, ValueKind};
+use libp2p::Multiaddr;
+use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use roundelay_protocol::topic::Pattern;
+
+use crate::home::Home;
+use crate::identity::{self, KeyError};
+use crate::node::NodeConfig;
+use crate::units::{format_bytes, parse_bytes};
+
+/// The mesh of nodes that are given no other.
+pub const DEFAULT_MESH: &str = "default";
+const MAX_NAME_BYTES: usize = 64;
+const MAX_LINKS: u64 = 1000;
+const MAX_ADDRESSES: usize = 64;
+/// The store's cap unless it is set: this share of the disk, and at most so many bytes.
+const DISK_SHARE: u64 = 10;
+const MAX_DEFAULT_CAP_BYTES: u64 = 10 << 30;
+/// Below this a store could hardly hold the batches that are underway.
+const MIN_CAP_BYTES: u64 = 16 << 20;
+const DEFAULTS_PLACE: &str = "the defaults";
+
+/// Every setting: its name in the file, and how it is written in a variable.
+const SETTINGS: [(&str, Kind); 11] = [
+    ("name", Kind::One),
+    ("mesh", Kind::One),
+    ("mesh_key_file", Kind::One),
+    ("listen", Kind::List),
+    ("join", Kind::List),
+    ("advertise", Kind::List),
+    ("topics", Kind::List),
+    ("mdns", Kind::One),
+    ("min_links", Kind::One),
+    ("max_links", Kind::One),
+    ("store.cap", Kind::One),
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    One,
+    /// Separated by commas.
+    List,
+}
+
+/// Why the settings cannot be used. The node has not started.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read or written.
+    #[error("cannot use the config file {path}: {source}; check its permissions and the space on its disk")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no TOML.
+    #[error(
+        "the config file {path} cannot be understood: {detail}\nrepair it, or move it away to have a new one written"
+    )]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        detail: String,
+    },
+    /// A setting that does not exist.
+    #[error("{place}: there is no setting '{name}'; there are {}", SETTINGS.map(|(name, _)| name).join(", "))]
+    Unknown {
+        /// Where it was found.
+        place: String,
+        /// Its name.
+        name: String,
+    },
+    /// A value that a setting cannot have.
+    #[error("{place}: {setting}: {detail}")]
+    Invalid {
+        /// Where it was found.
+        place: String,
+        /// The setting.
+        setting: String,
+        /// What is wrong and what would be right.
+        detail: String,
+    },
+}
+
+impl ConfigError {
+    /// Whether the operator has to write something else, rather than the system being in trouble.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, Self::File { .. })
+    }
+}
+
+/// What was said with flags. What is empty or `None` was not said.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// `--name`
+    pub name: Option<String>,
+    /// `--mesh`
+    pub mesh: Option<String>,
+    /// `--mesh-key`
+    pub mesh_key_file: Option<PathBuf>,
+    /// `--listen`
+    pub listen: Vec<String>,
+    /// `--join`
+    pub join: Vec<String>,
+    /// `--advertise`
+    pub advertise: Vec<String>,
+    /// `--topic`
+    pub topics: Vec<String>,
+    /// `--no-mdns`
+    pub no_mdns: bool,
+    /// `--store-cap`
+    pub store_cap: Option<String>,
+}
+
+/// The settings in effect. The fields are described in the file that [`Settings::write_first`] writes.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub struct Settings {
+    pub name: String,
+    pub mesh: String,
+    pub mesh_key_file: Option<PathBuf>,
+    pub listen: Vec<Multiaddr>,
+    pub join: Vec<Multiaddr>,
+    pub advertise: Vec<Multiaddr>,
+    pub topics: Vec<Pattern>,
+    pub mdns: bool,
+    pub min_links: usize,
+    pub max_links: usize,
+    pub store_cap_bytes: u64,
+}
+
+impl Settings {
+    /// Reads all layers and checks every value.
+    ///
+    /// # Errors
+    /// When the file or a value cannot be used; says which and what would be right.
+    pub fn load(home: &Home, options: &Options) -> Result<Self, ConfigError> {
+        Self::load_with(home, options, |name| std::env::var(name).ok())
+    }
+
+    fn load_with(
+        home: &Home,
+        options: &Options,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let path = home.config_path();
+        let mut layers = Config::builder().add_source(default_layer());
+        match fs::read_to_string(&path) {
+            Ok(text) => layers = layers.add_source(config::File::from_str(&text, FileFormat::Toml)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(ConfigError::File { path, source }),
+        }
+        let layers = layers.add_source(environment_layer(variable)).add_source(flag_layer(options));
+        let config = layers.build().map_err(|error| ConfigError::Syntax {
+            path: path.clone(),
+            detail: match error {
+                config::ConfigError::FileParse { cause, .. } => cause.to_string().trim_end().to_owned(),
+                other => other.to_string(),
+            },
+        })?;
+        let table = flatten(&config.cache, &path)?;
+        Reader { table, path }.read(home)
+    }
+
+    /// Writes the file with the settings that make the node what it is, unless there is one.
+    ///
+    /// # Errors
+    /// When it cannot be written. There is none then.
+    pub fn write_first(&self, home: &Home) -> Result<(), ConfigError> {
+        let path = home.config_path();
+        match identity::write_new(&path, self.first_file().as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(|source| ConfigError::File { path, source }),
+        }
+    }
+
+    fn first_file(&self) -> String {
+        let quote = |text: &str| toml::Value::from(text).to_string();
+        let listen: Vec<String> = self.listen.iter().map(|address| quote(&address.to_string())).collect();
+        let key_file = self.mesh_key_file.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+        include_str!("config.template.toml")
+            .replace("{name}", &quote(&self.name))
+            .replace("{mesh}", &quote(&self.mesh))
+            .replace("{mesh_key_file}", &quote(&key_file))
+            .replace("{listen}", &format!("[{}]", listen.join(", ")))
+    }
+
+    /// The settings as a node takes them, with the mesh key read from its file.
+    ///
+    /// # Errors
+    /// When the mesh key cannot be read.
+    pub fn node_config(&self, home: &Home, keypair: Keypair) -> Result<NodeConfig, KeyError> {
+        Ok(NodeConfig {
+            home: home.path().to_owned(),
+            name: self.name.clone(),
+            keypair,
+            mesh_name: self.mesh.clone(),
+            mesh_key: self.mesh_key_file.as_deref().map(identity::read_mesh_key).transpose()?,
+            listen: self.listen.clone(),
+            join: self.join.clone(),
+            advertise: self.advertise.clone(),
+            mdns: self.mdns,
+            topics: self.topics.clone(),
+            min_links: self.min_links,
+            max_links: self.max_links,
+            store_cap_bytes: self.store_cap_bytes,
+        })
+    }
+}
+
+// ---- layers
+
+/// Values from one place, each with where exactly it comes from. The file's values have no origin of their own.
+#[derive(Debug, Clone, Default)]
+struct Layer(Map<String, Value>);
+
+impl Layer {
+    fn set(&mut self, setting: &str, origin: &str, value: impl Into<ValueKind>) {
+        self.0.insert(setting.to_owned(), Value::new(Some(&origin.to_owned()), value));
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+fn default_layer() -> Layer {
+    let mut layer = Layer::default();
+    for (setting, value) in [("name", ""), ("mesh", DEFAULT_MESH), ("mesh_key_file", ""), ("store.cap", "")] {
+        layer.set(setting, DEFAULTS_PLACE, value);
+    }
+    for (setting, value) in [("listen", vec![]), ("join", vec![]), ("advertise", vec![]), ("topics", vec![">"])] {
+        layer.set(setting, DEFAULTS_PLACE, value);
+    }
+    layer.set("mdns", DEFAULTS_PLACE, true);
+    layer.set("min_links", DEFAULTS_PLACE, 5_i64);
+    layer.set("max_links", DEFAULTS_PLACE, 128_i64);
+    layer
+}
+
+fn environment_layer(variable: impl Fn(&str) -> Option<String>) -> Layer {
+    let mut layer = Layer::default();
+    for (setting, kind) in SETTINGS {
+        let name = format!("ROUNDELAY_{}", setting.replace('.', "_").to_uppercase());
+        match variable(&name) {
+            Some(text) if kind == Kind::List && !text.is_empty() => {
+                let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+                layer.set(setting, &name, parts);
+            }
+            Some(text) if !text.is_empty() => layer.set(setting, &name, text),
+            _ => {}
+        }
+    }
+    layer
+}
+
+fn flag_layer(options: &Options) -> Layer {
+    let mut layer = Layer::default();
+    let key_file = options.mesh_key_file.as_ref().map(|path| {
+        // The working folder of the next start may be another.
+        std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned()
+    });
+    let ones = [
+        ("name", "--name", options.name.clone()),
+        ("mesh", "--mesh", options.mesh.clone()),
+        ("mesh_key_file", "--mesh-key", key_file),
+        ("store.cap", "--store-cap", options.store_cap.clone()),
+    ];
+    for (setting, flag, value) in ones {
+        value.into_iter().for_each(|value| layer.set(setting, flag, value));
+    }
+    let lists = [
+        ("listen", "--listen", &options.listen),
+        ("join", "--join", &options.join),
+        ("advertise", "--advertise", &options.advertise),
+        ("topics", "--topic", &options.topics),
+    ];
+    for (setting, flag, values) in lists.into_iter().filter(|(_, _, values)| !values.is_empty()) {
+        layer.set(setting, flag, values.clone());
+    }
+    if options.no_mdns {
+        layer.set("mdns", "--no-mdns", false);
+    }
+    layer
+}
+
+/// Brings nested tables to dotted names and refuses those that are not settings.
+fn flatten(root: &Value, path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let mut found = Map::new();
+    let mut open = vec![(String::new(), root.clone())];
+    while let Some((name, value)) = open.pop() {
+        let inner = format!("{name}.");
+        let is_group = name.is_empty() || SETTINGS.iter().any(|(setting, _)| setting.starts_with(&inner));
+        match value.kind {
+            ValueKind::Table(table) if is_group => {
+                let prefix = if name.is_empty() { String::new() } else { inner };
+                open.extend(table.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value)));
+            }
+            _ if SETTINGS.iter().any(|(setting, _)| *setting == name) => drop(found.insert(name, value)),
+            _ => return Err(ConfigError::Unknown { place: place_of(&value, path), name }),
+        }
+    }
+    Ok(found)
+}
+
+fn place_of(value: &Value, path: &Path) -> String {
+    value.origin().map_or_else(|| path.display().to_string(), str::to_owned)
+}
+
+// ---- values
+
+struct Reader {
+    table: Map<String, Value>,
+    path: PathBuf,
+}
+
+impl Reader {
+    fn read(&self, home: &Home) -> Result<Settings, ConfigError> {
+        let mut settings = Settings {
+            name: self.name()?,
+            mesh: self.mesh()?,
+            mesh_key_file: Some(self.text("mesh_key_file")?).filter(|text| !text.is_empty()).map(PathBuf::from),
+            listen: self.list("listen", |text| parse_address(text, true))?,
+            join: self.list("join", |text| parse_address(text, false))?,
+            advertise: self.list("advertise", |text| parse_address(text, false))?,
+            topics: self.list("topics", |text| Pattern::new(text).map_err(|error| error.to_string()))?,
+            mdns: self.get("mdns", Value::into_bool)?,
+            min_links: self.count("min_links")?,
+            max_links: self.count("max_links")?,
+            store_cap_bytes: self.store_cap(home)?,
+        };
+        if settings.min_links > settings.max_links {
+            return Err(self.invalid("min_links", format!("it is above max_links, {}", settings.max_links)));
+        }
+        if settings.listen.is_empty() {
+            settings.listen.push(free_address().map_err(|error| self.invalid("listen", error))?);
+        }
+        Ok(settings)
+    }
+
+    fn invalid(&self, setting: &str, detail: impl Display) -> ConfigError {
+        let place = self.table.get(setting).map_or_else(|| DEFAULTS_PLACE.to_owned(), |v| place_of(v, &self.path));
+        ConfigError::Invalid { place, setting: setting.to_owned(), detail: detail.to_string() }
+    }
+
+    fn get<T>(&self, setting: &str, take: impl Fn(Value) -> Result<T, config::ConfigError>) -> Result<T, ConfigError> {
+        let value = self.table.get(setting).cloned().ok_or_else(|| self.invalid(setting, "it has no value"))?;
+        take(value).map_err(|error| match error {
+            config::ConfigError::Type { unexpected, expected, .. } => {
+                self.invalid(setting, format!("it must be {expected}, not {unexpected}"))
+            }
+            other => self.invalid(setting, other),
+        })
+    }
+
+    fn text(&self, setting: &str) -> Result<String, ConfigError> {
+        self.get(setting, Value::into_string)
+    }
+
+    fn list<T>(&self, setting: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, ConfigError> {
+        let values = self.get(setting, Value::into_array)?;
+        if values.len() > MAX_ADDRESSES.max(roundelay_protocol::limits::MAX_PATTERNS) {
+            return Err(self.invalid(setting, format!("{} values are too many", values.len())));
+        }
+        let text = |value: Value| value.into_string().map_err(|_| self.invalid(setting, "it must be a list of texts"));
+        values.into_iter().map(|v| parse(&text(v)?).map_err(|detail| self.invalid(setting, detail))).collect()
+    }
+
+    fn count(&self, setting: &str) -> Result<usize, ConfigError> {
+        match self.get(setting, Value::into_uint)? {
+            count @ 1..=MAX_LINKS => Ok(count as usize),
+            other => Err(self.invalid(setting, format!("it must be from 1 to {MAX_LINKS}, not {other}"))),
+        }
+    }
+
+    fn name(&self) -> Result<String, ConfigError> {
+        let name = Some(self.text("name")?).filter(|name| !name.is_empty()).unwrap_or_else(host_name);
+        if name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+            return Err(self.invalid("name", format!("it must be at most {MAX_NAME_BYTES} bytes of printable text")));
+        }
+        Ok(name)
+    }
+
+    fn mesh(&self) -> Result<String, ConfigError> {
+        let mesh = self.text("mesh")?;
+        let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if mesh.is_empty() || mesh.len() > MAX_NAME_BYTES || !mesh.bytes().all(sound) {
+            let rule = "a mesh's name has 1 to 64 letters, digits, '-', '_' and '.'";
+            return Err(self.invalid("mesh", format!("'{mesh}': {rule}")));
+        }
+        Ok(mesh)
+    }
+
+    fn store_cap(&self, home: &Home) -> Result<u64, ConfigError> {
+        let text = self.text("store.cap")?;
+        if text.is_empty() {
+            return Ok(default_cap_bytes(home.path()));
+        }
+        match parse_bytes(&text).map_err(|error| self.invalid("store.cap", error))? {
+            bytes if bytes < MIN_CAP_BYTES => {
+                Err(self
+                    .invalid("store.cap", format!("'{text}' is too little: at least {}", format_bytes(MIN_CAP_BYTES))))
+            }
+            bytes => Ok(bytes),
+        }
+    }
+}
+
+/// Reads a TCP multiaddr. To listen on, it has to be an address of this machine, without a peer.
+pub(crate) fn parse_address(text: &str, to_listen: bool) -> Result<Multiaddr, String> {
+    let example = if to_listen { "/ip4/0.0.0.0/tcp/4001" } else { "/ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..." };
+    let address: Multiaddr =
+        text.parse().map_err(|error| format!("'{text}' is no multiaddr ({error}): write one like {example}"))?;
+    let parts: Vec<Protocol<'_>> = address.iter().collect();
+    let (host, rest) = parts.split_first().ok_or_else(|| format!("an address is empty: write one like {example}"))?;
+    let host_fits = match host {
+        Protocol::Ip4(_) | Protocol::Ip6(_) => true,
+        Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_) => !to_listen,
+        _ => false,
+    };
+    let rest_fits = match rest {
+        [Protocol::Tcp(_)] => true,
+        [Protocol::Tcp(_), Protocol::P2p(_)] => !to_listen,
+        _ => false,
+    };
+    if host_fits && rest_fits {
+        Ok(address)
+    } else {
+        Err(format!("'{text}' is no address that this node can use: only TCP is spoken, as in {example}"))
+    }
+}
+
+/// An address with a port that is free now. It is kept in the file, so that the node can be found again.
+fn free_address() -> Result<Multiaddr, String> {
+    let port = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|listener| listener.local_addr());
+    let port = port.map_err(|error| format!("no free port was found ({error}): set listen"))?.port();
+    Ok(Multiaddr::from(Ipv4Addr::UNSPECIFIED).with(Protocol::Tcp(port)))
+}
+
+fn host_name() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| fs::read_to_string("/etc/hostname")).ok();
+    let name = text.map(|text| text.trim().to_owned()).or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    let fits = !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control);
+    if fits { name } else { "node".to_owned() }
+}
+
+fn default_cap_bytes(home: &Path) -> u64 {
+    // The home may not exist yet; its parents lie on the same disk, mostly.
+    let disk_bytes = home.ancestors().find_map(|folder| fs4::total_space(folder).ok());
+    disk_bytes.map_or(MAX_DEFAULT_CAP_BYTES, |bytes| (bytes / DISK_SHARE).clamp(MIN_CAP_BYTES, MAX_DEFAULT_CAP_BYTES))
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;
