@@ -60,7 +60,7 @@ pub(crate) fn build_swarm(
         .with_max_established_per_peer(Some(limits::MAX_CONNECTIONS_PER_PEER))
         .with_max_established(Some(links.saturating_mul(limits::MAX_CONNECTIONS_PER_PEER)));
     let identify = identify::Config::new(protocol_version(&config.mesh_name), public)
-        .with_agent_version(format!("roundelay/{}", env!("CARGO_PKG_VERSION")))
+        .with_agent_version(format!("roundelay/{} {:016x}", env!("CARGO_PKG_VERSION"), rand::random::<u64>()))
         .with_hide_listen_addrs(true)
         .with_cache_size(0);
     let behaviour = MeshBehaviour {

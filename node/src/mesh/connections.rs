@@ -54,7 +54,8 @@ impl Driver {
     fn on_behaviour_event(&mut self, event: MeshBehaviourEvent) {
         match event {
             MeshBehaviourEvent::Gossip(event) => self.on_gossip(event),
-            MeshBehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            MeshBehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                self.end_former_life(peer_id, connection_id, &info.agent_version);
                 self.on_identified(peer_id, info);
             }
             MeshBehaviourEvent::Ping(ping::Event { peer, connection, result }) => match result {
@@ -77,6 +78,22 @@ impl Driver {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Two connections to one peer may lead to two processes: it started anew, or two live ones share its identity. The
+    /// one that came last gets the link; twins take turns, until each has heard of the other.
+    fn end_former_life(&mut self, peer: PeerId, connection: ConnectionId, agent: &str) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        for known in state.connections.iter_mut().filter(|known| known.id == connection) {
+            known.agent = agent.chars().take(64).collect();
+        }
+        let at = state.connections.iter().position(|known| known.id == connection).unwrap_or(0);
+        let former = state.connections[..at].iter().filter(|known| !known.agent.is_empty() && known.agent != agent);
+        let former: Vec<ConnectionId> = former.map(|known| known.id).collect();
+        for id in former {
+            tracing::info!(%peer, "another process of this peer has connected: the former connection is closed");
+            self.swarm.close_connection(id);
         }
     }
 
@@ -107,7 +124,7 @@ impl Driver {
         let dialed = endpoint.is_dialer();
         let flow = &self.shared.flow;
         let state = self.peers.entry(peer).or_insert_with(|| PeerState::new(unix_ms(), Backlog::new(flow.of(peer))));
-        state.connections.push(Connection { id: connection, address, dialed });
+        state.connections.push(Connection { id: connection, address, dialed, agent: String::new() });
         if state.connections.len() == 1 && opens(self.me, peer) {
             state.open_at_ms = Some(now_ms);
         }

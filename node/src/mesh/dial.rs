@@ -99,9 +99,11 @@ impl DialBook {
     /// Takes a join address. `hint` if it is only mDNS that says so. False if there are too many.
     pub(crate) fn join(&mut self, address: &Multiaddr, hint: bool) -> bool {
         let (bare, expected) = split_peer(address);
-        if expected == Some(self.me) {
+        if expected == Some(self.me) && hint {
             return false;
         }
+        // With our own identity, somebody else may be there; whoever dials it finds out.
+        let expected = expected.filter(|peer| *peer != self.me);
         if let Some(join) = self.joins.get_mut(&bare) {
             join.hint &= hint;
             if !hint {

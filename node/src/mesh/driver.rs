@@ -20,6 +20,7 @@ use super::gossip::TopicNames;
 use super::outbox::Outbox;
 use super::peers::{Closing, Peers};
 use super::sync::SyncStreams;
+use super::transport;
 use super::twin::{self, TwinWatch};
 use super::{LinkInfo, MeshCommand, MeshConfig, MeshError, MeshEvent, Notice, Publish, Request, Shared};
 
@@ -103,6 +104,10 @@ impl Driver {
     pub(crate) async fn listen(&mut self) -> Result<(), MeshError> {
         let mut silent = Vec::new();
         for addr in self.config.listen.clone() {
+            // Listeners of libp2p share ports with each other, so a second node would take over half of the first's.
+            if let Some(taken) = transport::port_in_use(&addr) {
+                return Err(MeshError::Listen { addr, source: taken });
+            }
             match self.swarm.listen_on(addr.clone()) {
                 Ok(listener) => silent.push(listener),
                 Err(error) => {

@@ -19,6 +19,8 @@ pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) address: Multiaddr,
     pub(crate) dialed: bool,
+    /// What the process at its other end says that it is; empty until it said so.
+    pub(crate) agent: String,
 }
 
 /// A peer that is being shown the door.

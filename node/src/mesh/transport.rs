@@ -8,8 +8,9 @@ use futures::future::Either;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, TransportError, upgrade::Version};
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
-use libp2p::{PeerId, Transport, dns, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Transport, dns, noise, tcp, yamux};
 
 use super::{MeshError, Shared};
 
@@ -83,4 +84,16 @@ fn chain<'a>(
         Some(outer) => outer.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static)),
         None => error.source(),
     })
+}
+
+/// Why nobody else could listen on an address, if so.
+pub(crate) fn port_in_use(address: &Multiaddr) -> Option<std::io::Error> {
+    let mut parts = address.iter();
+    let ip: std::net::IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    let Protocol::Tcp(port) = parts.next()? else { return None };
+    std::net::TcpListener::bind((ip, port)).err().filter(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
