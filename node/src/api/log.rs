@@ -129,9 +129,7 @@ impl Import {
         let events = std::mem::take(&mut self.run);
         self.run_bytes = 0;
         let (node, count) = (self.api.node.clone(), events.len() as u64);
-        if self.topics.insert(topic.clone()) && topic.is_system() {
-            return Err(CallError::SystemTopic(topic).into());
-        }
+        self.topics.insert(topic.clone());
         self.underway.push_back(Box::pin(async move { node.publish(topic, events, 0).await.map(|_| count) }));
         while self.underway.len() >= MAX_RUNS {
             self.settle_one().await?;
@@ -158,8 +156,11 @@ impl Import {
 fn parse_line(line: &[u8]) -> Result<(Topic, EncodedEvent), ApiError> {
     let object = serde_json::from_slice(line).map_err(|error| CloudEventError::Json(error.to_string()))?;
     let incoming = read_event(&object, None)?;
-    let topic = incoming.topic.ok_or(CloudEventError::Missing("rdltopic"))?;
-    Ok((parse_topic(&topic)?, incoming.event.encode()?))
+    let topic = parse_topic(&incoming.topic.ok_or(CloudEventError::Missing("rdltopic"))?)?;
+    if topic.is_system() {
+        return Err(CallError::SystemTopic(topic).into());
+    }
+    Ok((topic, incoming.event.encode()?))
 }
 
 pub(super) async fn verify(State(api): State<Api>) -> Result<Response, ApiError> {

@@ -1,6 +1,7 @@
 //! `roundelay dev`: a mesh in one process, to try things out on.
 
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dev::demo::{self, DemoError, MIN_NODES, Mood, Outcome, Step};
 use crate::dev::{LocalMesh, LocalMeshError, LocalMeshOptions};
@@ -40,27 +41,31 @@ async fn serve(output: &Output, args: &Args) -> Result<(), CliError> {
     if args.keep {
         mesh.keep();
     }
-    let announced = announce(output, &mesh);
-    let mut outcome = announced;
-    if outcome.is_ok() {
-        let ended = mesh.nodes().iter().map(|node| Box::pin(node.node.stopped()));
-        let stopped = tokio::select! {
-            _ = tokio::signal::ctrl_c() => None,
-            (reason, nth, _) = futures::future::select_all(ended) => Some((reason, mesh.nodes()[nth].name.clone())),
-        };
-        match stopped {
-            None => output.note("stopping"),
-            Some((reason, name)) => {
-                outcome = Err(CliError::failure(format!("the node {name} stopped: {reason}"), None));
-            }
-        }
-    }
+    let done = match announce(output, &mesh) {
+        Ok(()) => until_the_end(output, &mesh).await,
+        Err(error) => Err(error),
+    };
     let folder = mesh.folder().to_owned();
     mesh.shutdown().await;
     if args.keep {
         output.note(&format!("the homes are in {}", folder.display()));
     }
-    outcome
+    done
+}
+
+/// Waits for Ctrl-C, or SIGTERM, or a node that stops by itself.
+async fn until_the_end(output: &Output, mesh: &LocalMesh) -> Result<(), CliError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::io("signals"))?;
+    let stopped = mesh.nodes().iter().map(|node| Box::pin(node.node.stopped()));
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => output.note("stopping"),
+        _ = terminate.recv() => output.note("stopping"),
+        (reason, nth, _) = futures::future::select_all(stopped) => {
+            let name = &mesh.nodes()[nth].name;
+            return Err(CliError::failure(format!("the node {name} stopped: {reason}"), None));
+        }
+    }
+    Ok(())
 }
 
 fn announce(output: &Output, mesh: &LocalMesh) -> Result<(), CliError> {

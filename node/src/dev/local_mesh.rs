@@ -5,21 +5,29 @@ use std::ops::Index;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
-use libp2p::{Multiaddr, identity::Keypair};
 use roundelay_protocol::event::Item;
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::Pattern;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use crate::api::server::{Server, ServerError};
+use crate::config::{ConfigError, Settings};
+use crate::home::{Home, HomeError, HomeLock};
+use crate::identity::{self, KeyError};
 use crate::log::LogError;
-use crate::node::{CallError, Node, NodeConfig, NodeError};
+use crate::node::{CallError, Node, NodeError};
 
+/// The mesh that they form.
+const MESH: &str = "local";
 /// Links that each node keeps, if there are enough nodes.
 const MIN_LINKS: usize = 4;
 /// Links that each node has at most.
 const MAX_LINKS: usize = 64;
+/// How long answers of a node's API may take to be sent after it has stopped.
+const ANSWERS_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(20);
 /// Batches, and their bytes, that one look into a log reads.
@@ -57,14 +65,21 @@ pub enum LocalMeshError {
     /// No folder for the homes.
     #[error("cannot make a folder for the nodes: {0}; name another place, or set TMPDIR")]
     Folder(#[source] std::io::Error),
+    /// A node's home cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// A node's config cannot be written.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A node's identity cannot be made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A node did not start.
-    #[error("cannot start the node '{name}': {source}")]
-    Node {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: NodeError,
-    },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A node's API cannot be served.
+    #[error(transparent)]
+    Api(#[from] ServerError),
     /// A node ended meanwhile.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -81,6 +96,8 @@ pub struct LocalNode {
     pub home: PathBuf,
     /// The running node.
     pub node: Node,
+    server: Server,
+    _lock: HomeLock,
 }
 
 /// Several nodes in this process. Dropping it removes the homes, unless [`LocalMesh::keep`] was called.
@@ -114,27 +131,29 @@ impl LocalMesh {
     /// # Errors
     /// When it does not start.
     pub async fn add(&mut self, name: &str, options: &LocalMeshOptions) -> Result<&LocalNode, LocalMeshError> {
-        let home = self.folder.path().join(name);
-        std::fs::create_dir_all(&home).map_err(LocalMeshError::Folder)?;
-        let loopback = Multiaddr::empty().with(Protocol::Ip4([127, 0, 0, 1].into())).with(Protocol::Tcp(0));
-        let config = NodeConfig {
-            home: home.clone(),
+        let home = Home::at(self.folder.path().join(name));
+        home.create()?;
+        let lock = home.lock()?;
+        let keypair = identity::load_or_create(&home.identity_path())?;
+        // Not from the environment, whose variables are meant for daemons.
+        let settings = Settings {
             name: name.to_owned(),
-            keypair: Keypair::generate_ed25519(),
-            mesh_name: "local".into(),
-            mesh_key: None,
-            listen: vec![loopback],
+            mesh: MESH.to_owned(),
+            mesh_key_file: None,
+            listen: vec![Multiaddr::empty().with(Protocol::Ip4([127, 0, 0, 1].into())).with(Protocol::Tcp(0))],
             join: self.nodes.first().map(|first| first.node.addresses()).unwrap_or_default(),
             advertise: Vec::new(),
-            mdns: false,
             topics: options.topics.clone(),
+            mdns: false,
             min_links: MIN_LINKS,
             max_links: MAX_LINKS,
             store_cap_bytes: options.store_cap_bytes,
         };
-        let started = Node::start(config).await;
-        let node = started.map_err(|source| LocalMeshError::Node { name: name.to_owned(), source })?;
-        self.nodes.push(LocalNode { name: name.to_owned(), home, node });
+        let node = Node::start(settings.node_config(&home, keypair)?).await?;
+        settings.write_first(&home)?;
+        let server = Server::start(&home.socket_path(), node.clone())?;
+        let home = home.path().to_owned();
+        self.nodes.push(LocalNode { name: name.to_owned(), home, node, server, _lock: lock });
         Ok(&self.nodes[self.nodes.len() - 1])
     }
 
@@ -173,7 +192,12 @@ impl LocalMesh {
 
     /// Stops all nodes.
     pub async fn shutdown(self) {
-        futures::future::join_all(self.nodes.iter().map(|node| node.node.shutdown())).await;
+        let stop = |node: LocalNode| async move {
+            node.server.close();
+            node.node.shutdown().await;
+            node.server.finish(ANSWERS_LIMIT).await;
+        };
+        futures::future::join_all(self.nodes.into_iter().map(stop)).await;
     }
 }
 

@@ -1,5 +1,5 @@
 //! How much of what was published has left: gossipsub's queues are short and drop what does not fit without a word,
-//! so publishing waits while a neighbour's queue is half full.
+//! so publishing waits while a neighbour's queue fills up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -17,12 +17,16 @@ use tokio::sync::Notify;
 use super::counters::Counters;
 use super::limits;
 
-/// Messages on the way to one neighbour at which publishing waits. The other half of its queue is for forwarding.
-const PAUSE_AT: usize = limits::GOSSIP_QUEUE_MESSAGES / 2;
-/// A neighbour to which nothing went for so long is waited for no more for a while: it is stuck, or it told gossipsub
-/// that it has those messages from elsewhere.
+/// Messages on the way to one neighbour at which publishing waits. The rest of its queue is for forwarding, and for
+/// what the estimate misses.
+const PAUSE_AT: usize = limits::GOSSIP_QUEUE_MESSAGES / 4;
+/// A neighbour to which nothing went for so long is slow, or told gossipsub that it has those messages from elsewhere.
+/// Which of the two cannot be seen, so a few messages go on, and no more: opening up would overflow a queue that is
+/// really full.
 const STALL_MS: u64 = 20;
-const FORGIVE_MS: u64 = 200;
+const TRICKLE: usize = 16;
+/// A neighbour to which nothing went for so long is not waited for until it moves again.
+const STUCK_MS: u64 = 1_000;
 
 /// Bytes that streams to each peer have taken, over all its connections.
 #[derive(Debug, Default)]
@@ -131,13 +135,15 @@ pub(crate) struct Backlog {
     written: Arc<AtomicU64>,
     /// The count of written bytes at which each message has left.
     ends: VecDeque<u64>,
+    /// The count when it was last looked at, and when it was last found to have grown.
+    seen: u64,
     moved_ms: u64,
-    ignored_until_ms: u64,
+    trickled_ms: u64,
 }
 
 impl Backlog {
     pub(crate) fn new(written: Arc<AtomicU64>) -> Self {
-        Self { written, ends: VecDeque::new(), moved_ms: 0, ignored_until_ms: 0 }
+        Self { written, ends: VecDeque::new(), seen: 0, moved_ms: 0, trickled_ms: 0 }
     }
 
     /// A message of so many bytes was queued.
@@ -154,19 +160,20 @@ impl Backlog {
     /// Whether publishing should wait for this neighbour.
     pub(crate) fn is_full(&mut self, now_ms: u64) -> bool {
         let written = self.written.load(Relaxed);
+        if written != self.seen {
+            (self.seen, self.moved_ms) = (written, now_ms);
+        }
         while self.ends.front().is_some_and(|end| *end <= written) {
             self.ends.pop_front();
-            self.moved_ms = now_ms;
         }
-        if self.ends.len() < PAUSE_AT || now_ms < self.ignored_until_ms {
+        if self.ends.len() < PAUSE_AT || now_ms >= self.moved_ms + STUCK_MS {
             return false;
         }
-        if now_ms >= self.moved_ms + STALL_MS {
-            self.ignored_until_ms = now_ms + FORGIVE_MS;
-            self.ends.clear();
-            return false;
+        if now_ms >= self.moved_ms.max(self.trickled_ms) + STALL_MS {
+            self.trickled_ms = now_ms;
+            self.ends.drain(..TRICKLE.min(self.ends.len()));
         }
-        true
+        self.ends.len() >= PAUSE_AT
     }
 }
 
@@ -175,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn publishing_waits_for_a_full_queue_but_not_for_a_stalled_neighbour() {
+    fn publishing_waits_for_a_full_queue_trickles_on_a_stall_and_gives_up_on_the_stuck() {
         let written = Arc::new(AtomicU64::new(500));
         let mut backlog = Backlog::new(written.clone());
         (0..PAUSE_AT).for_each(|_| backlog.add(10, 0));
@@ -184,12 +191,15 @@ mod tests {
         assert!(backlog.is_full(2), "the first has not left yet");
         written.fetch_add(1, Relaxed);
         assert!(!backlog.is_full(3));
+
         backlog.add(10, 3);
         assert!(backlog.is_full(2 + STALL_MS));
-        assert!(!backlog.is_full(3 + STALL_MS), "stalled");
-        (0..PAUSE_AT).for_each(|_| backlog.add(10, 3 + FORGIVE_MS));
-        assert!(!backlog.is_full(2 + STALL_MS + FORGIVE_MS), "forgiven");
-        assert!(backlog.ends.len() == PAUSE_AT);
+        assert!(!backlog.is_full(3 + STALL_MS), "a trickle");
+        (0..TRICKLE).for_each(|_| backlog.add(10, 3 + STALL_MS));
+        assert!(backlog.is_full(4 + STALL_MS), "and no more than that");
+        assert!(!backlog.is_full(3 + STUCK_MS), "stuck");
+        written.fetch_add(1, Relaxed);
+        assert!(backlog.is_full(4 + STUCK_MS), "it moves again");
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(crate) fn build(names: &TopicNames, max_message_bytes: usize) -> Result<Goss
         .max_publish_messages(64)
         .connection_handler_queue_len(limits::GOSSIP_QUEUE_MESSAGES)
         .flood_publish(false)
-        // Measured with five nodes that all link: half the copies, and half the time, of 3, 4 and 6; of 2, 3 and 3
-        // the grafting and pruning never ends. What falls through is for lazy gossip and reconciliation.
+        // Measured with five nodes that all link, three runs each: about 30 % fewer bytes than 3, 4 and 6, and all
+        // arrives either way. What a busy relay drops is for lazy gossip and reconciliation.
         .mesh_outbound_min(1)
         .mesh_n_low(2)
         .mesh_n(3)

@@ -46,6 +46,6 @@ pub const MAX_SUBSCRIPTION_BYTES: usize = 3 * 1024 * 1024;
 /// What the packet limit must exceed the largest message by: messages closer to it get lost when pipelined.
 pub const GOSSIP_HEADROOM_BYTES: usize = 16 * 1024;
 /// Gossip messages that wait for one peer's connection. Beyond it, gossipsub drops them for that peer.
-pub const GOSSIP_QUEUE_MESSAGES: usize = 128;
+pub const GOSSIP_QUEUE_MESSAGES: usize = 256;
 /// Bytes of a topic's name.
 pub const MAX_TOPIC_BYTES: usize = 255;

@@ -1,0 +1,108 @@
+//! What the README says to type does what it says: its commands are taken from it and run, in order.
+
+#[path = "harness/binary.rs"]
+mod binary;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+/// How long all commands of a section may take together.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Stops the nodes that were started, whatever happened, and waits for them.
+const STOP: &str = "stop() { code=$?; trap - EXIT; kill $(jobs -p) 2>/dev/null || true; wait || true; exit $code; }\ntrap stop EXIT TERM\n";
+
+#[test]
+fn the_blocks_by_hand_run_in_order() {
+    let readme = fs::read_to_string(README).expect("the README");
+    let blocks = blocks(&readme, "## By hand", "```sh");
+    assert!(blocks.len() >= 6, "only {} blocks in 'By hand'", blocks.len());
+    let mut script = format!("set -euo pipefail\n{STOP}");
+    for block in &blocks {
+        let _ = writeln!(script, "printf '%s\\n' {} >&2\n{block}", quote(block));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    run_script(&script, folder.path());
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    assert_eq!(read("orders.ndjson").lines().count(), 2, "events that were exported");
+    let said = read("stdout");
+    for wanted in ["\"total\": 9.5", "order.placed", "998\n999\n1000\n", "healthy"] {
+        assert!(said.contains(wanted), "no {wanted:?} in what was printed:\n{said}");
+    }
+}
+
+#[test]
+fn the_first_screen_has_the_two_commands() {
+    let readme = fs::read_to_string(README).expect("the README");
+    let first: String = readme.lines().take(24).map(|line| line.to_owned() + "\n").collect();
+    for command in ["```sh\ncargo run --release -- dev --demo\n```", "```sh\ncargo test\n```"] {
+        assert!(first.contains(command), "the first screen lacks {command}");
+    }
+}
+
+#[test]
+fn usage_errors_and_exit_codes_are_as_shown() {
+    let folder = binary::roundelay().parent().expect("a folder");
+    trycmd::TestCases::new()
+        .register_bin("roundelay", folder.join("roundelay"))
+        .env("NO_COLOR", "1")
+        .env("COLUMNS", "200")
+        .case("README.md")
+        .case("tests/cmd/*.trycmd");
+}
+
+/// The fenced blocks of one section that begin with `fence`.
+fn blocks(text: &str, section: &str, fence: &str) -> Vec<String> {
+    let lines = text.lines().skip_while(|line| *line != section).skip(1);
+    let mut lines = lines.take_while(|line| !line.starts_with("## "));
+    let mut found = Vec::new();
+    while lines.any(|line| line == fence) {
+        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        found.push(block.join("\n"));
+    }
+    found
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn run_script(script: &str, folder: &Path) {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let program = binary::roundelay().parent().expect("a folder");
+    let (out, err) = (folder.join("stdout"), folder.join("stderr"));
+    let mut command = Command::new("bash");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROUNDELAY_")) {
+        command.env_remove(name);
+    }
+    let mut child = command
+        .args(["-c", script])
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", program.display()))
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&out).expect("a file"))
+        .stderr(fs::File::create(&err).expect("a file"))
+        .spawn()
+        .expect("bash starts");
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("the script") {
+            break Some(status);
+        }
+        if started.elapsed() > LIMIT {
+            // Its own trap stops the nodes.
+            let _ = Command::new("sh").args(["-c", &format!("kill -s TERM {}", child.id())]).status();
+            thread::sleep(Duration::from_secs(5));
+            let _ = (child.kill(), child.wait());
+            break None;
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let passed = status.is_some_and(|status| status.success());
+    assert!(passed, "{status:?} after {:?}\n{}\n{}", started.elapsed(), read(&out), read(&err));
+}
