@@ -10,9 +10,8 @@ use super::Output;
 pub(crate) fn table(output: &Output, columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if output.is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-    }
+    // Rows stay lines, also in a narrow terminal: ids and addresses that are cut in two cannot be copied.
+    table.set_content_arrangement(ContentArrangement::Disabled);
     if output.stdout_colors() {
         table.enforce_styling();
     } else {

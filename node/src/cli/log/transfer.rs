@@ -10,6 +10,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use crate::api::client::{Client, ClientError, LineStream};
+use crate::log::LogError;
 
 use super::super::error::CliError;
 use super::super::table::{bytes, many};
@@ -111,7 +112,13 @@ pub(super) async fn restore(context: &Context, file: PathBuf) -> Result<(), CliE
         home.create()?;
         let _lock = home.lock()?;
         let folder = home.log_path();
-        crate::log::restore(&file, &folder)?;
+        crate::log::restore(&file, &folder).map_err(|error| match error {
+            LogError::NotEmpty { dir } => CliError::failure(
+                format!("there is a log already: {}", dir.display()),
+                Some("name a home without a log with --home; nothing was changed"),
+            ),
+            other => other.into(),
+        })?;
         Ok((folder, home.identity_path().exists()))
     })
     .await?;
