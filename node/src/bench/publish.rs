@@ -1,8 +1,8 @@
 //! One node and its disk: how many events it makes durable, and how long one takes.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
@@ -16,6 +16,8 @@ use crate::dev::{LocalMesh, LocalMeshOptions};
 
 /// Events of the warm-up with one in flight, and of each turn of the comparison with a bare append.
 const TURN: u64 = 100;
+/// Bytes of the file that is written in place.
+const SIZED_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -61,15 +63,13 @@ async fn many(mesh: &LocalMesh, options: &PublishOptions, bar: &ProgressBar) -> 
     Ok(report)
 }
 
-/// Single publishes and bare appends of the same bytes to a file beside the log, in turns, so that both meet the same
-/// disk.
+/// Single publishes and bare writes of the same bytes to files beside the log, in turns, so that all meet the same disk.
 async fn one_at_a_time(mesh: &LocalMesh, options: &PublishOptions, bar: &ProgressBar) -> Result<Report, BenchError> {
     let (load, topics) = (Load::new(options.size), [Topic::new("bench.publish")?]);
     let hidden = ProgressBar::hidden();
     publish(&mesh[0], &topics, &load, Length::Events(TURN), 1, &hidden).await?;
     let bytes = last_batch(mesh)?;
-    let path = mesh.nodes()[0].home.join("bare-append");
-    let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(BenchError::io("open a file"))?;
+    let mut bare = Bare::create(&mesh.nodes()[0].home).map_err(BenchError::io("prepare the files to compare with"))?;
 
     let measures = format!(
         "events of {} bytes, one publish at a time, against write and fdatasync of the same {} bytes",
@@ -77,7 +77,7 @@ async fn one_at_a_time(mesh: &LocalMesh, options: &PublishOptions, bar: &Progres
         bytes.len()
     );
     let mut report = Report::new("publish", measures, mesh.folder());
-    let (mut published, mut appended, before, start) = (histogram(), histogram(), Usage::now(), Instant::now());
+    let (mut published, before, start) = (histogram(), Usage::now(), Instant::now());
     let is_over = |done: u64| match options.length {
         Length::Events(count) => done >= count,
         Length::Seconds(seconds) => start.elapsed().as_secs_f64() >= seconds,
@@ -85,38 +85,66 @@ async fn one_at_a_time(mesh: &LocalMesh, options: &PublishOptions, bar: &Progres
     while !is_over(published.len()) {
         let turn = publish(&mesh[0], &topics, &load, Length::Events(TURN), 1, &hidden).await?;
         published.add(&turn.times_ns).unwrap_or_else(|_| unreachable!("both have the same bounds"));
-        let appending = tokio::task::spawn_blocking({
-            let bytes = bytes.clone();
-            move || append(&mut file, &bytes, TURN).map(|times_ns| (file, times_ns))
-        });
-        let times_ns;
-        (file, times_ns) = appending
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-            .map_err(BenchError::io("append to a file"))?;
-        appended.add(&times_ns).unwrap_or_else(|_| unreachable!("both have the same bounds"));
+        let bytes = bytes.clone();
+        let writing = tokio::task::spawn_blocking(move || bare.write(&bytes, TURN).map(|()| bare));
+        let written = writing.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        bare = written.map_err(BenchError::io("write to compare with"))?;
         bar.set_position(published.len());
     }
     report.process = Usage::now().since(&before);
     report.add("events", "published", published.len() as f64, "events");
     report.add_times("publish", "a publish", &published);
-    report.add_times("append", "append and fdatasync", &appended);
-    let ratio = |quantile| published.value_at_quantile(quantile) as f64 / appended.value_at_quantile(quantile) as f64;
-    report.add("ratio_p50", "publish over append, p50", ratio(0.5), "times");
-    report.add("ratio_p99", "publish over append, p99", ratio(0.99), "times");
-    report.add("ratio_mean", "publish over append, mean", published.mean() / appended.mean(), "times");
+    report.add_times("append", "bare append", &bare.appended);
+    report.add_times("overwrite", "bare write in place", &bare.overwritten);
+    for (key, name, bare) in [("append", "append", &bare.appended), ("overwrite", "write in place", &bare.overwritten)]
+    {
+        let ratio = published.value_at_quantile(0.5) as f64 / bare.value_at_quantile(0.5) as f64;
+        report.add(format!("ratio_{key}_p50"), format!("publish over {name}, p50"), ratio, "times");
+        let ratio = published.mean() / bare.mean();
+        report.add(format!("ratio_{key}_mean"), format!("publish over {name}, mean"), ratio, "times");
+    }
     Ok(report)
 }
 
-fn append(file: &mut std::fs::File, bytes: &[u8], times: u64) -> std::io::Result<Histogram<u64>> {
-    let mut times_ns = histogram();
-    for _ in 0..times {
-        let start = Instant::now();
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        times_ns.saturating_record(start.elapsed().as_nanos() as u64);
+/// What a publish is compared with: a file that grows, and one that has its size already. For the former the system
+/// writes down the new size too; the log's own file is mostly of the latter kind.
+struct Bare {
+    growing: File,
+    sized: File,
+    appended: Histogram<u64>,
+    overwritten: Histogram<u64>,
+}
+
+impl Bare {
+    fn create(home: &Path) -> std::io::Result<Self> {
+        let growing = File::create(home.join("bare-append"))?;
+        let mut sized = File::create(home.join("bare-overwrite"))?;
+        sized.write_all(&vec![1; SIZED_BYTES as usize])?;
+        sized.sync_all()?;
+        sized.rewind()?;
+        Ok(Self { growing, sized, appended: histogram(), overwritten: histogram() })
     }
-    Ok(times_ns)
+
+    fn write(&mut self, bytes: &[u8], times: u64) -> std::io::Result<()> {
+        for _ in 0..times {
+            self.appended.saturating_record(write_synced(&mut self.growing, bytes)?);
+        }
+        for _ in 0..times {
+            if self.sized.stream_position()? + bytes.len() as u64 > SIZED_BYTES {
+                self.sized.rewind()?;
+            }
+            self.overwritten.saturating_record(write_synced(&mut self.sized, bytes)?);
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds that one write and its fdatasync take.
+fn write_synced(file: &mut File, bytes: &[u8]) -> std::io::Result<u64> {
+    let start = Instant::now();
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    Ok(start.elapsed().as_nanos() as u64)
 }
 
 /// The bytes of the batch that was stored last: those of one event.

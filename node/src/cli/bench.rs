@@ -85,7 +85,7 @@ enum What {
         changed: u32,
         /// Seconds for which quiet nodes are watched
         #[arg(long, default_value_t = 32.0, value_parser = seconds)]
-        quiet: f64,
+        quiet_for: f64,
     },
 }
 
@@ -159,7 +159,7 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
                 };
                 Ok(deliver::run(&options, &bar).await?)
             }
-            What::Reconcile { common, part, missed, logs, changed, quiet } => {
+            What::Reconcile { common, part, missed, logs, changed, quiet_for } => {
                 let all = [Part::Missed, Part::Changed, Part::InSync, Part::Idle];
                 let options = ReconcileOptions {
                     parts: if part.is_empty() { all.into() } else { part.into_iter().map(Part::from).collect() },
@@ -167,7 +167,7 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
                     missed,
                     logs: logs as usize,
                     changed: changed.min(logs) as usize,
-                    quiet_s: quiet,
+                    quiet_s: quiet_for,
                     program: std::env::current_exe().map_err(CliError::io("this program's file"))?,
                     dir: common.dir,
                 };
@@ -207,5 +207,24 @@ fn seconds(text: &str) -> Result<f64, String> {
 impl From<BenchError> for CliError {
     fn from(error: BenchError) -> Self {
         Self::failure(error.to_string(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Cli;
+    use clap::Parser;
+
+    #[test]
+    fn every_benchmark_can_be_asked_for() {
+        for args in [
+            &["roundelay", "bench", "publish", "--in-flight", "1"][..],
+            &["roundelay", "bench", "deliver", "--all", "--rate", "1000", "--json"],
+            &["roundelay", "bench", "reconcile", "--part", "idle", "--quiet-for", "5", "-q"],
+        ] {
+            if let Err(error) = Cli::try_parse_from(args) {
+                panic!("{args:?}: {error}");
+            }
+        }
     }
 }

@@ -170,8 +170,8 @@ fn conclude(output: &Output, args: &Args, outcome: &Outcome) -> Result<(), CliEr
         }
     } else {
         output.line("Go on with a mesh of your own:")?;
-        output.line(&format!("  {program} dev              three nodes to play with, until Ctrl-C"))?;
-        output.line(&format!("  {program} up               one node; prints how others join it"))?;
+        output.line(&format!("  {program} dev                three nodes to play with, until Ctrl-C"))?;
+        output.line(&format!("  {program} up                 one node; prints how others join it"))?;
         output.line(&format!("  {program} dev --demo --keep  this again, and keep what the nodes stored"))?;
     }
     output.flush()

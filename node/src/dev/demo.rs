@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 pub use super::roles::RoleError;
 use super::roles::{Fact, Ledger, PAYMENTS, SHIPPING, play, tell};
-use super::{LocalMesh, LocalMeshError, LocalMeshOptions, agreed, held_ids, topic_digests};
+use super::{LocalMesh, LocalMeshError, LocalMeshOptions, LocalNode, agreed, held_ids, topic_digests};
 use crate::log::LogError;
 use crate::node::{CallError, Node};
 use roundelay_protocol::topic::Pattern;
@@ -103,16 +103,17 @@ pub fn names(count: usize) -> Vec<String> {
 /// see [`Outcome::lost`].
 pub async fn run(count: usize, keep: bool, teller: &mut (dyn FnMut(Step) + Send)) -> Result<Outcome, DemoError> {
     let start = Instant::now();
-    let options = LocalMeshOptions::new(names(count.max(MIN_NODES)));
-    let mut mesh = LocalMesh::start(options).await?;
+    let names = names(count.max(MIN_NODES));
+    let options = LocalMeshOptions::new(names[..1].iter().cloned());
+    let mesh = LocalMesh::start(options.clone()).await?;
+    let mut story = Story { mesh, ledger: Ledger::default(), start, teller, orders: 0 };
     if keep {
-        mesh.keep();
+        story.mesh.keep();
     }
-    let ledger = Ledger::default();
+    story.introduce(&names, &options).await?;
     let mut services = JoinSet::new();
-    services.spawn(play(mesh[1].clone(), PAYMENTS, ledger.clone()));
-    services.spawn(play(mesh[2].clone(), SHIPPING, ledger.clone()));
-    let mut story = Story { mesh, ledger, start, teller, orders: 0 };
+    services.spawn(play(story.mesh[1].clone(), PAYMENTS, story.ledger.clone()));
+    services.spawn(play(story.mesh[2].clone(), SHIPPING, story.ledger.clone()));
     let outcome = tokio::select! {
         outcome = story.tell() => outcome,
         Some(Ok(Err(error))) = services.join_next() => Err(error.into()),
@@ -132,25 +133,31 @@ struct Story<'a> {
 
 impl Story<'_> {
     async fn tell(&mut self) -> Result<Outcome, DemoError> {
-        self.introduce();
         self.flow().await?;
         self.part().await?;
         self.heal().await?;
         self.judge().await
     }
 
-    fn introduce(&mut self) {
-        let nodes = self.mesh.nodes();
-        let who: Vec<_> = nodes.iter().map(|node| (node.name.clone(), node.node.addresses())).collect();
-        let known = |addresses: &[libp2p::Multiaddr]| addresses.first().map(ToString::to_string).unwrap_or_default();
-        for (nth, (name, addresses)) in who.iter().enumerate() {
-            let address = known(addresses);
-            let how = if nth == 0 { "is up".to_owned() } else { format!("joined through {}", who[0].0) };
-            let details = json!({ "node": name, "address": address });
-            self.say("joined", Mood::Plain, format!("{name:9} {how}, on {}", short_address(&address)), details);
+    /// Lets the others join the first.
+    async fn introduce(&mut self, names: &[String], options: &LocalMeshOptions) -> Result<(), DemoError> {
+        self.say_joined(0, "is up".into());
+        for (nth, name) in names.iter().enumerate().skip(1) {
+            self.mesh.add(name, options).await?;
+            self.say_joined(nth, format!("joined through {}", names[0]));
         }
-        let text = format!("{} nodes are linked; payments answers orders, shipping answers payments", who.len());
-        self.say("linked", Mood::Good, text, json!({ "nodes": who.len() }));
+        self.mesh.linked(LIMIT).await?;
+        let text = format!("{} nodes are linked; payments answers orders, shipping answers payments", names.len());
+        self.say("linked", Mood::Good, text, json!({ "nodes": names.len() }));
+        Ok(())
+    }
+
+    fn say_joined(&mut self, nth: usize, how: String) {
+        let LocalNode { name, node, .. } = &self.mesh.nodes()[nth];
+        let address = node.addresses().first().map(ToString::to_string).unwrap_or_default();
+        let text = format!("{name:9} {how}, on {}", short_address(&address));
+        let details = json!({ "node": name, "address": address });
+        self.say("joined", Mood::Plain, text, details);
     }
 
     async fn flow(&mut self) -> Result<(), DemoError> {
@@ -166,6 +173,13 @@ impl Story<'_> {
     /// Cuts shipping off; both sides publish.
     async fn part(&mut self) -> Result<(), DemoError> {
         self.mesh[2].set_offline(true).await;
+        let start = Instant::now();
+        while self.mesh.nodes()[2].links().await? > 0 {
+            if start.elapsed() > LIMIT {
+                return Err(DemoError::Stalled("shipping has no links".into()));
+            }
+            sleep(POLL).await;
+        }
         self.say(
             "cut_off",
             Mood::Broken,
