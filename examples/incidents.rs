@@ -95,7 +95,11 @@ async fn publish(mesh: &LocalMesh, deeds: &[Deed], bar: &ProgressBar) -> Result<
         async move { node.publish(topic, events, 0).await.map(|_| count) }
     };
     let published = stream::iter(calls).map(publish).buffer_unordered(IN_FLIGHT);
-    published.try_for_each(async |count| Ok(bar.inc(count))).await?;
+    let counted = published.try_for_each(async |count| {
+        bar.inc(count);
+        Ok(())
+    });
+    counted.await?;
     Ok(start.elapsed())
 }
 

@@ -66,12 +66,12 @@ check_layers() {
     forbid '\bunsafe[[:space:]]*(\{|fn|impl)' "there is no unsafe code" node protocol tests
 }
 
-# Code of a file without its tests, in lines. A little over 400 is borne, not more.
+# Code of a file without its tests, in lines. About 400 is the aim; beyond 600 it has to be split.
 check_sizes() {
     local file lines
     while IFS= read -r file; do
         lines=$(awk '/^#\[cfg\(test\)\]/ { exit } { n++ } END { print n + 0 }' "$file")
-        [ "$lines" -le 550 ] || fail "$file has $lines lines without its tests: split it"
+        [ "$lines" -le 600 ] || fail "$file has $lines lines without its tests: split it"
     done < <(find node/src protocol/src -name '*.rs' -not -name '*tests.rs')
 }
 

@@ -1,4 +1,5 @@
 //! What the command line does without a daemon: refuses bad usage, says that no node is there, and helps.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

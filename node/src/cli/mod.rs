@@ -1,4 +1,4 @@
-//! The command line: one file a command. Data goes to stdout, everything else to stderr; [`output`] writes both.
+//! The command line: one file a command. Data goes to stdout, everything else to stderr; `output` writes both.
 //!
 //! Commands talk to the daemon of their home through [`crate::api::client`]; only `up` runs a node itself.
 

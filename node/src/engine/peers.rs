@@ -246,7 +246,9 @@ impl Engine {
     /// Takes the records that are durable with a write.
     pub(super) async fn learn_records(&mut self, token: u64) {
         let mut changed = false;
-        while let Some((_, batch)) = self.records.pop_front_if(|(at, _)| *at <= token) {
+        while self.records.front().is_some_and(|(at, _)| *at <= token)
+            && let Some((_, batch)) = self.records.pop_front()
+        {
             changed |= self.peers.directory.learn(&batch);
         }
         if changed {
