@@ -14,11 +14,9 @@ use roundelay_protocol::topic::Pattern;
 
 use crate::home::Home;
 use crate::identity::{self, KeyError};
-use crate::node::NodeConfig;
+use crate::node::{DEFAULT_MESH, NodeConfig};
 use crate::units::{format_bytes, parse_bytes};
 
-/// The mesh of nodes that are given no other.
-pub const DEFAULT_MESH: &str = "default";
 const MAX_NAME_BYTES: usize = 64;
 const MAX_LINKS: u64 = 1000;
 const MAX_ADDRESSES: usize = 64;

@@ -24,7 +24,7 @@ fn key_of(batch: &VerifiedBatch) -> LogKey {
 }
 
 impl Ahead {
-    /// Keeps a batch. `false` when there is no room, even after dropping batches of its log that lie further ahead.
+    /// Keeps a batch. `false` when there is no room for it.
     pub fn insert(&mut self, batch: VerifiedBatch) -> bool {
         let key = key_of(&batch);
         let (place, size) = ((batch.header().first_seq, batch.hash()), batch.bytes().len());
@@ -32,18 +32,23 @@ impl Ahead {
         if log.contains_key(&place) {
             return true;
         }
-        while self.bytes + size > MAX_AHEAD_BYTES {
-            match log.last_entry() {
-                Some(last) if *last.key() > place => self.bytes -= last.remove().bytes().len(),
-                _ => {
-                    self.drop_if_empty(&key);
-                    return false;
-                }
-            }
-        }
-        self.bytes += size;
         log.insert(place, batch);
-        true
+        self.bytes += size;
+        while self.bytes > MAX_AHEAD_BYTES {
+            self.make_room();
+        }
+        self.logs.get(&key).is_some_and(|log| log.contains_key(&place))
+    }
+
+    /// The log that takes the most room loses what lies furthest ahead.
+    fn make_room(&mut self) {
+        let bytes = |log: &BTreeMap<_, VerifiedBatch>| log.values().map(|batch| batch.bytes().len()).sum::<usize>();
+        let Some((key, log)) = self.logs.iter_mut().max_by_key(|(_, log)| bytes(log)) else { return };
+        if let Some((_, last)) = log.pop_last() {
+            self.bytes -= last.bytes().len();
+        }
+        let key = key.clone();
+        self.drop_if_empty(&key);
     }
 
     fn drop_if_empty(&mut self, key: &LogKey) {

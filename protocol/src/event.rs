@@ -245,6 +245,9 @@ impl<'a> Item<'a> {
         let causes = (0..count).map(|_| reader.text("cause", MAX_ATTRIBUTE_BYTES)).collect::<Result<_, _>>()?;
         let correlation = reader.maybe_text("correlation", MAX_ATTRIBUTE_BYTES)?;
         let count = reader.list("extensions", MAX_EXTENSIONS * 2)?;
+        if !count.is_multiple_of(2) {
+            return Err(CodecError::Malformed("extensions"));
+        }
         let extensions = (0..count / 2).map(|_| read_extension(reader)).collect::<Result<_, _>>()?;
         let data = reader.bytes("data", MAX_EVENT_BYTES)?;
         Ok(Self::Event(EventView {

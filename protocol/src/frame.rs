@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use crate::codec::{CodecError, Reader, Writer};
-use crate::heads::{LogKey, Sum};
+use crate::heads::{LogKey, MAX_HOLES, Sum};
 use crate::ids::{Arrival, Author, BatchHash, Chain, StoreEpoch};
 use crate::interest::Interest;
 use crate::limits::{MAX_BATCH_WIRE_BYTES, MAX_SEQ, MAX_TIPS, MAX_TOPIC_BYTES};
@@ -17,7 +17,7 @@ pub const MAX_PAGE: usize = 4096;
 /// Ranges in one pull.
 pub const MAX_RANGES: usize = 64;
 /// Missing stretches that the end of a pull may name.
-const MAX_MISSING: usize = MAX_RANGES * 65;
+const MAX_MISSING: usize = MAX_RANGES * (MAX_HOLES + 2);
 /// Batches in one frame.
 const MAX_FRAME_BATCHES: usize = 4096;
 
@@ -278,7 +278,7 @@ impl Frame {
             (kind::INTEREST, 3) => Self::Interest(Interest::read(r)?),
             (kind::SUMS, 3) => {
                 let last = r.bool("last")?;
-                let count = r.list("sums", MAX_PAGE * 2)? / 2;
+                let count = list_of(r, "sums", MAX_PAGE, 2)?;
                 let read = |_| Ok((read_topic(r)?, Sum(u128::from_be_bytes(r.fixed("sum")?))));
                 Self::Sums { topics: (0..count).map(read).collect::<Result<_, CodecError>>()?, last }
             }
@@ -309,7 +309,7 @@ impl Frame {
             }
             (kind::PULL_END, 4) => {
                 let (id, served) = (r.uint("pull")?, r.uint("served")?);
-                let count = r.list("missing", MAX_MISSING * 3)? / 3;
+                let count = list_of(r, "missing", MAX_MISSING, 3)?;
                 let read = |_| Ok(Missing { range: r.uint("range")?, from: r.uint("from")?, to: r.uint("to")? });
                 Self::PullEnd { id, served, missing: (0..count).map(read).collect::<Result<_, CodecError>>()? }
             }
@@ -398,7 +398,7 @@ fn write_heads(w: &mut Writer, heads: &[Head]) {
 
 fn read_heads(r: &mut Reader<'_>) -> Result<Vec<Head>, CodecError> {
     let mut heads = Vec::new();
-    for _ in 0..r.list("heads", MAX_PAGE * 2)? / 2 {
+    for _ in 0..list_of(r, "heads", MAX_PAGE, 2)? {
         let topic = read_topic(r)?;
         for _ in 0..r.list("heads", MAX_PAGE)? {
             let tips = (r.list("head", 2 + MAX_TIPS * 2)?.checked_sub(2).ok_or(CodecError::Malformed("head"))?) / 2;
@@ -421,6 +421,12 @@ fn read_range(r: &mut Reader<'_>) -> Result<Range, CodecError> {
     let log = LogKey { topic: read_topic(r)?, author: Author(r.fixed("author")?) };
     let (after, upto) = (read_seq(r, "after")?, read_seq(r, "upto")?);
     if after < upto { Ok(Range { log, after, upto }) } else { Err(CodecError::OutOfBounds("range")) }
+}
+
+/// Opens a list of records that have so many items each, and says how many records.
+fn list_of(r: &mut Reader<'_>, what: &'static str, max: usize, items: usize) -> Result<usize, CodecError> {
+    let count = r.list(what, max * items)?;
+    if count.is_multiple_of(items) { Ok(count / items) } else { Err(CodecError::Malformed(what)) }
 }
 
 fn read_seq(r: &mut Reader<'_>, what: &'static str) -> Result<u64, CodecError> {

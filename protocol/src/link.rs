@@ -20,6 +20,10 @@ pub const AUDIT_MS: u64 = 15_000;
 pub const GRACE_MS: u64 = 3_000;
 /// Heads in one page of announcements.
 pub const PAGE_HEADS: usize = 2_048;
+/// Bytes of heads in one page, about.
+pub const PAGE_BYTES: usize = 512 * 1024;
+/// Sums in one page.
+pub const PAGE_SUMS: usize = 2_048;
 
 /// How far we are in telling the peer our heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,12 +14,14 @@ use crate::ids::{Author, BatchHash};
 
 /// Logs that may have wants; heads beyond are left to the next comparison of sums.
 pub const MAX_WANTED_LOGS: usize = 262_144;
+/// Batches of one log that may be wanted beside announced tips; further gaps are found when these are filled.
+const MAX_INNER_WANTS: usize = 1_024;
 /// Pulls under way with one peer.
 pub const MAX_PULLS_PER_PEER: usize = 4;
 /// Bytes that one pull may bring.
 pub const PULL_BYTES: u64 = 1024 * 1024;
-/// A pull that brings nothing for so long is given up, and another peer is asked.
-pub const PULL_DEADLINE_MS: u64 = 10_000;
+/// A peer that brings nothing for so long is given up, and another one is asked.
+pub const PULL_DEADLINE_MS: u64 = 30_000;
 /// A peer that brought nothing of a log is not asked for that log again for so long; each time twice as long.
 const AVOID_MS: u64 = 250;
 /// The longest time for which a peer is not asked for a log.
@@ -118,6 +120,10 @@ impl Wants {
     /// Wants a batch that a peer must have, because it has one that follows it.
     pub fn add_inner(&mut self, log: &LogKey, place: Place, peers: impl IntoIterator<Item = Author>, due_ms: u64) {
         if self.logs.len() >= MAX_WANTED_LOGS && !self.logs.contains_key(log) {
+            return;
+        }
+        let full = |wants: &LogWants| wants.places.len() >= MAX_INNER_WANTS && !wants.places.contains_key(&place);
+        if self.logs.get(log).is_some_and(full) {
             return;
         }
         self.last_serial += 1;
@@ -237,9 +243,9 @@ impl Wants {
         Some(pull)
     }
 
-    /// Something of a pull came in: its deadline moves.
-    pub fn progress(&mut self, id: u64, now_ms: u64) {
-        if let Some(pull) = self.pulls.get_mut(&id) {
+    /// The peer brought something: the deadlines of its pulls move, as they share the way.
+    pub fn progress(&mut self, peer: &Author, now_ms: u64) {
+        for pull in self.pulls.values_mut().filter(|pull| pull.peer == *peer) {
             pull.deadline_ms = now_ms + PULL_DEADLINE_MS;
         }
     }

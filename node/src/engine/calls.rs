@@ -63,7 +63,12 @@ impl Engine {
             Call::Probe(reply) => {
                 self.last_id += 1;
                 let id = self.last_id;
-                self.probes.retain(|_, reply| !reply.is_closed());
+                let gone = self.probes.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id);
+                let gone: Vec<u64> = gone.collect();
+                for id in gone {
+                    self.probes.remove(&id);
+                    self.feed(Input::Cancel { id }).await;
+                }
                 self.probes.insert(id, reply);
                 self.feed(Input::Probe { id }).await;
             }

@@ -219,6 +219,12 @@ impl Engine {
             }
             self.feed(Input::Cancel { id }).await;
         }
+        let gone = self.waiting.iter().filter(|(_, waiting)| waiting.stored.is_some() && waiting.reply.is_closed());
+        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            self.waiting.remove(&id);
+            self.feed(Input::Cancel { id }).await;
+        }
         let drained: Vec<Author> = self
             .links
             .iter_mut()

@@ -11,7 +11,7 @@ use crate::log::{LogError, LogReader};
 use crate::mesh::LinkSender;
 
 /// Bytes of batches in one frame, unless a single batch is larger.
-const FRAME_BYTES: usize = 256 * 1024;
+const FRAME_BYTES: usize = 128 * 1024;
 /// While so much waits to be written to the peer, no more is read from the log.
 const QUEUED_BYTES: usize = 1024 * 1024;
 /// How often a full queue is looked at again.

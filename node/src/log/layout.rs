@@ -218,7 +218,7 @@ pub(super) fn decode_record(value: &[u8]) -> Result<LogRecord, CodecError> {
     reader.tuple("log record", 10)?;
     let topic = Topic::new(reader.text("topic", MAX_TOPIC_BYTES)?).map_err(|_| CodecError::OutOfBounds("topic"))?;
     let author = Author(reader.fixed("author")?);
-    let tips = (0..reader.list("tips", MAX_TIPS)?)
+    let tips = (0..reader.list("tips", 4 * MAX_TIPS)?)
         .map(|_| {
             reader.tuple("tip", 3)?;
             let seq = reader.uint("tip")?;

@@ -44,8 +44,8 @@ fn peer_of(source: Source) -> Option<Author> {
 impl<S: Signer> Replica<S> {
     pub(super) fn take_batch(&mut self, batch: VerifiedBatch, source: Source) {
         let log = log_of(&batch);
-        if let Source::Pull { id, .. } = source {
-            self.wants.progress(id, self.now.mono_ms);
+        if let Source::Pull { peer, .. } = source {
+            self.wants.progress(&peer, self.now.mono_ms);
             self.wants.brought(&log, batch.header().last_seq());
         }
         if !self.interest.holds(&self.me, &log) || (self.pruning.is_full() && log.author != self.me) {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{Check, Effect, Replica};
-use crate::frame::{Frame, Head, Hello, MAX_PAGE, Memory, Position};
+use crate::frame::{Frame, Head, Hello, Memory, Position};
 use crate::heads::{LogKey, LogRecord, Sum, SumKey, Tip};
 use crate::ids::{Author, BatchHash, Chain};
 use crate::interest::Interest;
 use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_TIPS};
-use crate::link::{AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, Mark, PAGE_HEADS, Probe, QUIET_MS, count};
+use crate::link::{
+    AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, Mark, PAGE_BYTES, PAGE_HEADS, PAGE_SUMS, Probe, QUIET_MS, count,
+};
 use crate::sign::Signer;
 use crate::topic::Topic;
 use crate::write_set::WriteSet;
@@ -88,18 +90,21 @@ impl<S: Signer> Replica<S> {
             Frame::Audit { sum, events } => self.take_audit(peer, sum, events),
             Frame::Pull { id, max_bytes, ranges } => self.serve(peer, id, max_bytes, ranges),
             // Batches were verified by the driver and came in one by one.
-            Frame::Batches { id, .. } => self.wants.progress(id, self.now.mono_ms),
+            Frame::Batches { .. } => self.wants.progress(&peer, self.now.mono_ms),
             Frame::PullEnd { id, served, missing } => self.pull_ended(peer, id, served, &missing),
             Frame::Hurry => {
                 link.hurry_until_ms = self.now.mono_ms + HURRY_MS;
                 link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
             }
-            Frame::Probe(id) if link.probes.len() < MAX_PROBES => {
+            Frame::Probe(id) => {
+                if link.probes.len() >= MAX_PROBES {
+                    // Whoever asks so often has given up on the oldest.
+                    link.probes.remove(0);
+                }
                 link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
                 let mark = Mark { serial: self.wants.serial(), token: self.last_token };
                 link.probes.push(Probe { id, mark, seen_sent: false });
             }
-            Frame::Probe(_) => self.breach(peer, "sent too many probes"),
             Frame::ProbeSeen(id) => {
                 let mark = Mark { serial: self.wants.serial(), token: self.last_token };
                 if let Some(progress) = self.probes.get_mut(&id).and_then(|probe| probe.get_mut(&peer)) {
@@ -238,10 +243,13 @@ impl<S: Signer> Replica<S> {
         let position = self.position;
         let Some(link) = self.links.get_mut(&peer) else { return };
         let mut heads = Vec::new();
+        let mut bytes = 0;
         while heads.len() < PAGE_HEADS
+            && bytes < PAGE_BYTES
             && let Some(key) = link.dirty.pop_first()
         {
             if let Some(record) = self.logs.get(&key) {
+                bytes += 64 + key.topic.as_str().len() + record.tips.len() * 48;
                 heads.push(head_of(record));
             }
         }
@@ -528,11 +536,11 @@ impl<S: Signer> Replica<S> {
 }
 
 fn pages(sums: &[(Topic, Sum)]) -> Vec<(Vec<(Topic, Sum)>, bool)> {
-    let count = sums.len().div_ceil(MAX_PAGE).max(1);
+    let count = sums.len().div_ceil(PAGE_SUMS).max(1);
     (0..count)
         .map(|page| {
-            let end = sums.len().min((page + 1) * MAX_PAGE);
-            (sums[page * MAX_PAGE..end].to_vec(), page + 1 == count)
+            let end = sums.len().min((page + 1) * PAGE_SUMS);
+            (sums[page * PAGE_SUMS..end].to_vec(), page + 1 == count)
         })
         .collect()
 }

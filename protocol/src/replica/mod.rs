@@ -150,7 +150,10 @@ impl<S: Signer> Replica<S> {
     fn take(&mut self, input: Input) {
         match input {
             Input::Publish { id, topic, events, acks } => self.publish(id, topic, events, acks),
-            Input::Cancel { id } => self.own.cancel(id),
+            Input::Cancel { id } => {
+                self.own.cancel(id);
+                self.probes.remove(&id);
+            }
             Input::Batch { batch, source } => self.take_batch(batch, source),
             Input::Found { hash, known, parent } => self.found(&hash, known, parent),
             Input::Checked { check, known } => self.checked(check, &known),

@@ -20,6 +20,8 @@ pub(super) struct Pruning {
     after: Arrival,
     retry_at_ms: u64,
     full: bool,
+    /// Sparing the last batches of logs did not free enough.
+    hard: bool,
 }
 
 impl Pruning {
@@ -40,6 +42,7 @@ impl<S: Signer> Replica<S> {
     pub(super) fn prune_if_full(&mut self) {
         if self.batch_bytes <= self.cap_bytes {
             self.pruning.full = false;
+            self.pruning.hard = false;
             return;
         }
         if !self.pruning.listing && self.pruning.retry_at_ms <= self.now.mono_ms {
@@ -79,8 +82,11 @@ impl<S: Signer> Replica<S> {
         }
         if remaining > target && end {
             self.pruning.after = Arrival(0);
-            self.pruning.full = remaining > self.cap_bytes;
-            self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
+            let tried_all = std::mem::replace(&mut self.pruning.hard, true);
+            if tried_all {
+                self.pruning.full = remaining > self.cap_bytes;
+                self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
+            }
         }
     }
 
@@ -89,7 +95,9 @@ impl<S: Signer> Replica<S> {
         let own_unannounced = old.log.author == self.me && self.own.announced(&old.log.topic) < old.last_seq;
         let hole_below = record.holes.iter().any(|hole| hole.from <= record.floor + 1 && hole.to + 1 >= old.first_seq);
         let in_order = old.first_seq <= record.floor + 1 || hole_below;
-        // A log's last batch stays: it proves the head, from which a newcomer learns of the log at all.
-        !own_unannounced && in_order && !is_tip
+        // A log's last batch proves its head, from which a newcomer learns of the log at all: it goes last, and never
+        // in the system's topics, where it is what nodes know of each other.
+        let spared = is_tip && (!self.pruning.hard || old.log.topic.is_system());
+        !own_unannounced && in_order && !spared
     }
 }

@@ -25,7 +25,8 @@ impl<S: Signer> Replica<S> {
 
     pub(super) fn serve(&mut self, peer: Author, id: u64, max_bytes: u64, ranges: Vec<Range>) {
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if link.serving as usize >= MAX_PULLS_PER_PEER * 2 {
+        // A peer may give a slow answer up and ask anew, but not for ever.
+        if link.serving as usize >= MAX_PULLS_PER_PEER * 8 {
             return self.breach(peer, "asked for more at once than the protocol allows");
         }
         link.serving += 1;

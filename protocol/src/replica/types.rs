@@ -87,9 +87,9 @@ pub enum Input {
         /// How many peers must hold them before [`Effect::Acked`].
         acks: u32,
     },
-    /// Nobody waits for these acknowledgements any more.
+    /// Nobody waits for these acknowledgements, or for the answer to this probe, any more.
     Cancel {
-        /// The publication.
+        /// The publication or the probe.
         id: u64,
     },
     /// A verified batch.
@@ -211,7 +211,7 @@ pub enum Notice {
         /// Its tips here.
         tips: usize,
     },
-    /// An author sealed two batches with one incarnation and one parent: its node is broken, or it cheats.
+    /// An author makes more lines than a log may have: its node is broken, or it cheats. Further ones are refused.
     Cheat {
         /// The log.
         log: LogKey,

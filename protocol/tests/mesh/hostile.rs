@@ -261,7 +261,6 @@ fn strip(whole: &roundelay_protocol::batch::VerifiedBatch) -> roundelay_protocol
 }
 
 #[test]
-#[ignore = "fails: the last batch of a log is never pruned, so logs of one batch fill a store for ever"]
 fn many_logs_of_one_batch_do_not_fill_a_store_for_ever() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, 20_000)]);
     mesh.link(0, 1);
