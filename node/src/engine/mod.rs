@@ -5,6 +5,7 @@ mod calls;
 mod inbox;
 mod peers;
 mod serve;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,6 +25,8 @@ pub(crate) use calls::{Call, Facts, Publish};
 use inbox::Inbound;
 pub(crate) use peers::{BLOCK_MARK, JOIN_MARK, Peers, TOPICS_MARK};
 
+use waiting::Waiting;
+
 use crate::log::{Log, LogError, LogEvent, LogReader};
 use crate::mesh::{LinkSender, Mesh, MeshCommand, MeshEvent};
 use crate::node::{CallError, Receipt};
@@ -39,16 +42,6 @@ const GATHER_BYTES: usize = 1024 * 1024;
 const DRAINED_BYTES: usize = 512 * 1024;
 /// A peer that breaks the protocol is kept away for so long.
 const KEEP_AWAY_MS: u64 = 60_000;
-
-/// What waits for the outcome of a publication.
-struct Waiting {
-    acks: u32,
-    reply: oneshot::Sender<Result<Receipt, CallError>>,
-    stored: Option<Receipt>,
-    /// When to answer although acknowledgements are missing.
-    until: Option<Instant>,
-    wait: Option<Duration>,
-}
 
 struct Peer {
     link: u64,
@@ -209,22 +202,7 @@ impl Engine {
     }
 
     async fn tick(&mut self) {
-        let now = Instant::now();
-        while let Some((at, id)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            self.deadlines.remove(&(at, id));
-            if let Some(Waiting { reply, stored: Some(receipt), .. }) = self.waiting.remove(&id) {
-                let _ = reply.send(Ok(receipt));
-            }
-            self.feed(Input::Cancel { id }).await;
-        }
-        let gone = self.waiting.iter().filter(|(_, waiting)| waiting.stored.is_some() && waiting.reply.is_closed());
-        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
-        for id in gone {
-            self.waiting.remove(&id);
-            self.feed(Input::Cancel { id }).await;
-        }
+        self.answer_overdue().await;
         let drained: Vec<Author> = self
             .links
             .iter_mut()
@@ -438,31 +416,6 @@ impl Engine {
             }
             let _ = inbox.send(Inbound::Served { peer }).await;
         });
-    }
-
-    fn published(&mut self, id: u64, receipt: Receipt) {
-        let Some(mut waiting) = self.waiting.remove(&id) else { return };
-        if waiting.acks == 0 {
-            let _ = waiting.reply.send(Ok(receipt));
-            return;
-        }
-        waiting.stored = Some(receipt);
-        waiting.until = waiting.wait.map(|wait| Instant::now() + wait);
-        if let Some(until) = waiting.until {
-            self.deadlines.insert((until, id));
-        }
-        self.waiting.insert(id, waiting);
-    }
-
-    fn acked(&mut self, id: u64, peers: u32, complete: bool) {
-        let Some(receipt) = self.waiting.get_mut(&id).and_then(|waiting| waiting.stored.as_mut()) else { return };
-        receipt.peers = peers;
-        if complete && let Some(Waiting { reply, stored: Some(receipt), until, .. }) = self.waiting.remove(&id) {
-            if let Some(until) = until {
-                self.deadlines.remove(&(until, id));
-            }
-            let _ = reply.send(Ok(receipt));
-        }
     }
 
     async fn disconnect(&mut self, peer: Author, reason: String) {

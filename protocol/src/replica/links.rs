@@ -17,21 +17,8 @@ use crate::write_set::WriteSet;
 
 /// What a peer announces live is not pulled at once: gossip is about to bring it.
 const LIVE_GRACE_MS: u64 = 250;
-/// What is remembered of peers is written at most so often.
-const MEMORY_MS: u64 = 5_000;
 /// Probes of one peer that may wait for an answer.
 const MAX_PROBES: usize = 64;
-/// Marks in the store under which peers are remembered; the peer's 32 bytes follow.
-pub const MEMORY_MARK: &[u8] = b"peer/";
-
-/// How far a probe has come with one peer.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    sent: bool,
-    /// The peer's heads were told; what was wanted then is to be settled, and what was being written to be durable.
-    seen: Option<Mark>,
-    done: bool,
-}
 
 impl<S: Signer> Replica<S> {
     pub(super) fn link_up(&mut self, peer: Author, id: u64, nonce: u64, memory: Option<Memory>) {
@@ -429,68 +416,6 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    pub(super) fn probe(&mut self, id: u64) {
-        let peers = self.links.keys().map(|peer| (*peer, Progress::default())).collect();
-        self.probes.insert(id, peers);
-        for link in self.links.values_mut() {
-            link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
-        }
-    }
-
-    pub(super) fn answer_probes(&mut self) {
-        self.answer_peers_probes();
-        let mut out = Vec::new();
-        for (id, probe) in &mut self.probes {
-            for (peer, progress) in probe.iter_mut().filter(|(_, progress)| !progress.sent) {
-                // The peer must know our heads before it can say that it covers them.
-                if self.links.get(peer).is_some_and(|link| link.is_live() && link.dirty.is_empty()) {
-                    progress.sent = true;
-                    out.push(Effect::Send { peer: *peer, frame: Frame::Probe(*id) });
-                }
-            }
-        }
-        let (wants, written) = (&self.wants, self.written());
-        self.probes.retain(|id, probe| {
-            let settled = |(peer, progress): (&Author, &Progress)| {
-                let covered = |mark: Mark| mark.token <= written && !wants.has_since(peer, mark.serial);
-                progress.done && progress.seen.is_some_and(covered)
-            };
-            let complete = probe.iter().all(settled);
-            if complete {
-                out.push(Effect::Probed { id: *id, links: probe.len() as u32 });
-            }
-            !complete
-        });
-        self.effects.append(&mut out);
-    }
-
-    /// The last write that is durable.
-    fn written(&self) -> u64 {
-        self.writes.front().map_or(self.last_token, |write| write.token - 1)
-    }
-
-    fn answer_peers_probes(&mut self) {
-        let mut out = Vec::new();
-        let written = self.written();
-        for (peer, link) in &mut self.links {
-            let told = link.is_live() && link.dirty.is_empty();
-            let informed = link.informed;
-            for probe in link.probes.iter_mut().filter(|probe| told && !probe.seen_sent) {
-                probe.seen_sent = true;
-                out.push(Effect::Send { peer: *peer, frame: Frame::ProbeSeen(probe.id) });
-            }
-            link.probes.retain(|probe| {
-                let durable = probe.mark.token <= written && !self.wants.has_since(peer, probe.mark.serial);
-                let done = probe.seen_sent && informed && durable;
-                if done {
-                    out.push(Effect::Send { peer: *peer, frame: Frame::ProbeDone(probe.id) });
-                }
-                !done
-            });
-        }
-        self.effects.append(&mut out);
-    }
-
     /// Where most peers' clocks are more than a day from ours, ours is wrong.
     fn judge_clock(&mut self) {
         let mut ahead: Vec<i64> =
@@ -500,38 +425,6 @@ impl<S: Signer> Replica<S> {
         let most = ahead.len() > 1 && ahead.iter().filter(|ahead_ms| is_far(ahead_ms)).count() * 2 > ahead.len();
         let median = ahead.get(ahead.len() / 2).copied().unwrap_or(0);
         self.clock_offset_ms = if most && is_far(&median) { median } else { 0 };
-    }
-
-    pub(super) fn remember_peers(&mut self) {
-        if self.memories_at_ms <= self.now.mono_ms {
-            self.memories_at_ms = self.now.mono_ms + MEMORY_MS;
-            self.remember(None);
-        }
-    }
-
-    /// Writes up to where the heads of peers are known, and covered here, so that the next meeting starts from there.
-    fn remember(&mut self, only: Option<Author>) {
-        let mut set = WriteSet::default();
-        let mut memories = Vec::new();
-        for (peer, link) in self.links.iter_mut().filter(|(peer, _)| only.is_none_or(|only| only == **peer)) {
-            let (Some(position), Some(known)) = (link.known, &link.peer) else { continue };
-            let memory = Memory { position, common: self.interest.fingerprint(&known.interest) };
-            if link.memory == Some(memory) || self.wants.has_since(peer, link.known_serial) {
-                continue;
-            }
-            link.memory = Some(memory);
-            set.marks.push(([MEMORY_MARK, &peer.0].concat(), Some(memory.encode())));
-            memories.push((*peer, memory));
-        }
-        for topic in self.own.take_announced() {
-            let key = LogKey { topic, author: self.me };
-            if let Some(record) = self.latest(&key) {
-                set.logs.push(record.clone());
-            }
-        }
-        if !set.is_empty() {
-            self.write(set, Vec::new(), memories);
-        }
     }
 }
 

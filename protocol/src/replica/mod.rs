@@ -8,13 +8,16 @@
 
 mod admit;
 mod links;
+mod memory;
+mod probes;
 mod prune;
 mod publish;
 mod pull;
 mod report;
 mod types;
 
-pub use links::{MEMORY_MARK, digest};
+pub use links::digest;
+pub use memory::MEMORY_MARK;
 pub use types::*;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -78,7 +81,7 @@ pub struct Replica<S> {
     memories_at_ms: u64,
     topics_seen: BTreeSet<Topic>,
     pruning: prune::Pruning,
-    probes: BTreeMap<u64, BTreeMap<Author, links::Progress>>,
+    probes: BTreeMap<u64, BTreeMap<Author, probes::Progress>>,
     twin: Option<Incarnation>,
     clock_offset_ms: i64,
     plan_pending: bool,

@@ -1,0 +1,66 @@
+//! Those who wait for what they published to be durable, here and at peers.
+
+use std::time::{Duration, Instant};
+
+use roundelay_protocol::replica::Input;
+use tokio::sync::oneshot;
+
+use super::Engine;
+use crate::node::{CallError, Receipt};
+
+/// What waits for the outcome of a publication.
+pub(super) struct Waiting {
+    pub(super) acks: u32,
+    pub(super) reply: oneshot::Sender<Result<Receipt, CallError>>,
+    pub(super) stored: Option<Receipt>,
+    /// When to answer although acknowledgements are missing.
+    pub(super) until: Option<Instant>,
+    pub(super) wait: Option<Duration>,
+}
+
+impl Engine {
+    pub(super) fn published(&mut self, id: u64, receipt: Receipt) {
+        let Some(mut waiting) = self.waiting.remove(&id) else { return };
+        if waiting.acks == 0 {
+            let _ = waiting.reply.send(Ok(receipt));
+            return;
+        }
+        waiting.stored = Some(receipt);
+        waiting.until = waiting.wait.map(|wait| Instant::now() + wait);
+        if let Some(until) = waiting.until {
+            self.deadlines.insert((until, id));
+        }
+        self.waiting.insert(id, waiting);
+    }
+
+    pub(super) fn acked(&mut self, id: u64, peers: u32, complete: bool) {
+        let Some(receipt) = self.waiting.get_mut(&id).and_then(|waiting| waiting.stored.as_mut()) else { return };
+        receipt.peers = peers;
+        if complete && let Some(Waiting { reply, stored: Some(receipt), until, .. }) = self.waiting.remove(&id) {
+            if let Some(until) = until {
+                self.deadlines.remove(&(until, id));
+            }
+            let _ = reply.send(Ok(receipt));
+        }
+    }
+
+    /// Answers those whose patience is at its end, and forgets those who are gone.
+    pub(super) async fn answer_overdue(&mut self) {
+        let now = Instant::now();
+        while let Some((at, id)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            self.deadlines.remove(&(at, id));
+            if let Some(Waiting { reply, stored: Some(receipt), .. }) = self.waiting.remove(&id) {
+                let _ = reply.send(Ok(receipt));
+            }
+            self.feed(Input::Cancel { id }).await;
+        }
+        let gone = self.waiting.iter().filter(|(_, waiting)| waiting.stored.is_some() && waiting.reply.is_closed());
+        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            self.waiting.remove(&id);
+            self.feed(Input::Cancel { id }).await;
+        }
+    }
+}
