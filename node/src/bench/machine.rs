@@ -59,8 +59,14 @@ pub struct Usage {
     pub peak_rss_mb: f64,
     /// Memory that is resident now, in megabytes.
     pub rss_mb: f64,
-    /// Megabytes that were given to the disk.
-    pub written_mb: f64,
+    /// Megabytes of pages that were made dirty, as the system counts them: it charges whole large pages for small writes,
+    /// so this is no measure of what the disk got.
+    pub dirtied_mb: f64,
+    /// Seconds of processor time that all other processes took meanwhile: what they take, the figures lack.
+    pub others_cpu_s: f64,
+    /// Seconds of processor time of the whole machine since it started, to tell the others' from.
+    #[serde(skip)]
+    machine_cpu_s: f64,
     /// Processor seconds by the name of the thread; those of threads that ended are missing.
     pub threads_cpu_s: BTreeMap<String, f64>,
 }
@@ -94,7 +100,9 @@ impl Usage {
                 .map_or(0.0, |s| s.1),
             peak_rss_mb: field_kb(&status, "VmHWM:") as f64 / 1024.0,
             rss_mb: field_kb(&status, "VmRSS:") as f64 / 1024.0,
-            written_mb: written.unwrap_or_default() / 1e6,
+            dirtied_mb: written.unwrap_or_default() / 1e6,
+            others_cpu_s: 0.0,
+            machine_cpu_s: machine_cpu_s().unwrap_or_default(),
             threads_cpu_s,
         }
     }
@@ -103,13 +111,23 @@ impl Usage {
     #[must_use]
     pub fn since(mut self, before: &Self) -> Self {
         self.cpu_s -= before.cpu_s;
-        self.written_mb -= before.written_mb;
+        self.dirtied_mb -= before.dirtied_mb;
+        self.others_cpu_s = (self.machine_cpu_s - before.machine_cpu_s - self.cpu_s).max(0.0);
         for (name, cpu_s) in &mut self.threads_cpu_s {
             *cpu_s -= before.threads_cpu_s.get(name).copied().unwrap_or_default();
         }
         self.threads_cpu_s.retain(|_, cpu_s| *cpu_s > 0.0);
         self
     }
+}
+
+/// What all processes have used: user, nice and system time, and that of interrupts and of other guests of the host.
+fn machine_cpu_s() -> Option<f64> {
+    let stat = read_to_string("/proc/stat").ok()?;
+    let fields = stat.lines().next()?.split_whitespace().skip(1);
+    let ticks: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
+    let idle: f64 = ticks.iter().skip(3).take(2).sum();
+    Some((ticks.iter().take(8).sum::<f64>() - idle) / TICKS_PER_S)
 }
 
 /// The name in a `stat` file, and the seconds of processor time.

@@ -9,6 +9,9 @@ use serde::{Serialize, Serializer};
 
 use super::{Machine, Usage};
 
+/// Processor time of other processes, as a share of our own, beyond which the figures are not to be believed.
+const BUSY_SHARE: f64 = 0.2;
+
 /// One measured value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
@@ -92,11 +95,13 @@ impl fmt::Display for Report {
         for figure in &self.results {
             writeln!(f, "  {:width$}  {:>14} {}", figure.label, grouped(figure.value), figure.unit)?;
         }
-        let Usage { cpu_s, peak_rss_mb, written_mb, threads_cpu_s, .. } = &self.process;
+        let Usage { cpu_s, peak_rss_mb, dirtied_mb, threads_cpu_s, others_cpu_s, .. } = &self.process;
         writeln!(f)?;
         writeln!(f, "  {:width$}  {:>14} s", "processor time", grouped(*cpu_s))?;
+        let busy = if *others_cpu_s > BUSY_SHARE * cpu_s { "s: TOO BUSY, these figures say little" } else { "s" };
+        writeln!(f, "  {:width$}  {:>14} {busy}", "taken by other processes", grouped(*others_cpu_s))?;
         writeln!(f, "  {:width$}  {:>14} MB", "peak resident memory", grouped(*peak_rss_mb))?;
-        write!(f, "  {:width$}  {:>14} MB", "written to disk", grouped(*written_mb))?;
+        write!(f, "  {:width$}  {:>14} MB", "pages made dirty", grouped(*dirtied_mb))?;
         let mut threads: Vec<_> =
             threads_cpu_s.iter().filter(|(_, cpu_s)| **cpu_s >= 0.01 * self.process.cpu_s).collect();
         threads.sort_by(|a, b| b.1.total_cmp(a.1));
