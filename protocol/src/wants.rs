@@ -89,14 +89,16 @@ impl Wants {
             return false;
         }
         self.last_serial += 1;
-        let mut serial = self.last_serial;
+        let (mut serial, mut due_ms) = (self.last_serial, due_ms);
         let wants = self.logs.entry(log.clone()).or_default();
         wants.places.retain(|place, want| {
             if want.inner || places.contains(place) || !want.peers.remove(&peer) {
                 return true;
             }
-            // What takes its place is as old as it, for those who wait for all that was known at some time.
+            // What takes its place is as old as it, for those who wait for all that was known at some time; and as due,
+            // or a peer that publishes without a pause would never be asked.
             serial = serial.min(want.serial);
+            due_ms = due_ms.min(want.due_ms);
             !want.peers.is_empty() || want.arriving
         });
         for place in places {

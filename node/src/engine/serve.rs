@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Frame, Missing, Range};
 use roundelay_protocol::ids::BatchHash;
-use roundelay_protocol::limits::MAX_BATCH_BYTES;
+use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_WIRE_BYTES};
 
 use crate::log::{LogError, LogReader};
 use crate::mesh::LinkSender;
@@ -14,6 +14,8 @@ use crate::mesh::LinkSender;
 const FRAME_BYTES: usize = 128 * 1024;
 /// While so much waits to be written to the peer, no more is read from the log.
 const QUEUED_BYTES: usize = 1024 * 1024;
+/// Room in a read for the batches that the one before ended with, of the largest size.
+const MAX_ROOM: usize = 4 * MAX_BATCH_WIRE_BYTES;
 /// How often a full queue is looked at again.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -31,6 +33,8 @@ pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) ->
     'ranges: for range in &order.ranges {
         // On a forked log several batches may end where a read stopped, so the next one begins there once more.
         let (mut after, mut repeated) = (range.after, Vec::new());
+        // Room for what comes again, and for at least one batch more.
+        let mut room = 0;
         loop {
             if left == 0 {
                 break 'ranges;
@@ -39,10 +43,18 @@ pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) ->
                 tokio::time::sleep(POLL).await;
             }
             let (log, wanted, budget) = (log.clone(), range.clone(), left.min(FRAME_BYTES));
-            let read = move || log.range(&wanted.log, after, wanted.upto, budget + MAX_BATCH_BYTES);
+            let read = move || log.range(&wanted.log, after, wanted.upto, budget + room);
             let mut batches = tokio::task::spawn_blocking(read).await.unwrap_or(Err(LogError::Closed))?;
+            let found = batches.len();
             batches.retain(|batch| !repeated.contains(&batch.hash()));
-            let Some(last) = batches.last() else { break };
+            let Some(last) = batches.last() else {
+                if found > 0 && room < MAX_ROOM {
+                    room = MAX_ROOM;
+                    continue;
+                }
+                break;
+            };
+            room = MAX_BATCH_BYTES;
             let reached = last.header().last_seq();
             let at_end = batches.iter().filter(|batch| batch.header().last_seq() == reached);
             let ends: Vec<BatchHash> = at_end.map(VerifiedBatch::hash).collect();

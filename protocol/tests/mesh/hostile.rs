@@ -290,3 +290,38 @@ fn one_wrong_clock_among_three_peers_does_not_move_ours() {
     }
     assert_eq!(node.replica.clock_offset_ms(), 0);
 }
+
+#[test]
+fn a_peer_that_prunes_does_not_hold_up_one_that_has_all() {
+    for seed in 1..12 {
+        let nodes = vec![SimNode::new(1, u64::MAX), SimNode::new(2, 30_000), SimNode::new(3, u64::MAX)];
+        let mut mesh = SimMesh::of(nodes);
+        mesh.rough = seed * 0x9e37_79b9;
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            mesh.link(a, b);
+        }
+        for _ in 0..3 {
+            for _ in 0..400 {
+                mesh.publish(0, "a", 4);
+                mesh.run(10);
+            }
+            mesh.run(20_000);
+            let (has, all) = (mesh.nodes[2].contents().len(), mesh.nodes[0].contents().len());
+            assert_eq!(has, all, "seed {seed}: {:?}", mesh.nodes[2].replica.missing());
+        }
+    }
+}
+
+#[test]
+fn a_publisher_without_a_pause_is_followed_without_gossip() {
+    let mut mesh = SimMesh::new(2);
+    mesh.gossip_works = false;
+    mesh.link(0, 1);
+    mesh.run(1_000);
+    for _ in 0..1_000 {
+        mesh.publish(0, "a", 1);
+        mesh.run(10);
+    }
+    let behind = mesh.nodes[0].contents().len() - mesh.nodes[1].contents().len();
+    assert!(behind < 100, "{behind} of 1,000 events are still away");
+}
