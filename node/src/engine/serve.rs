@@ -47,14 +47,20 @@ pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) ->
             let mut batches = tokio::task::spawn_blocking(read).await.unwrap_or(Err(LogError::Closed))?;
             let found = batches.len();
             batches.retain(|batch| !repeated.contains(&batch.hash()));
-            let Some(last) = batches.last() else {
-                if found > 0 && room < MAX_ROOM {
-                    room = MAX_ROOM;
-                    continue;
-                }
-                break;
-            };
+            if batches.is_empty() && found > 0 && room < MAX_ROOM {
+                room = MAX_ROOM;
+                continue;
+            }
             room = MAX_BATCH_BYTES;
+            // Whole frames stay below the largest: a batch that does not fit goes alone.
+            let mut bytes = 0;
+            let fitting = batches.iter().take_while(|batch| {
+                let first = bytes == 0;
+                bytes += batch.bytes().len();
+                first || bytes <= budget
+            });
+            batches.truncate(fitting.count());
+            let Some(last) = batches.last() else { break };
             let reached = last.header().last_seq();
             let at_end = batches.iter().filter(|batch| batch.header().last_seq() == reached);
             let ends: Vec<BatchHash> = at_end.map(VerifiedBatch::hash).collect();
