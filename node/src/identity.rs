@@ -129,7 +129,11 @@ pub fn read_mesh_key(path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
 fn read(path: &Path, what: &'static str, forbidden: u32) -> Result<String, KeyError> {
     let read_error = |source| KeyError::Read { what, path: path.to_owned(), source };
     let file = File::open(path).map_err(read_error)?;
-    let mode = file.metadata().map_err(read_error)?.permissions().mode() & 0o777;
+    let metadata = file.metadata().map_err(read_error)?;
+    if !metadata.is_file() {
+        return Err(KeyError::Content { what, path: path.to_owned(), remedy: "name a regular file" });
+    }
+    let mode = metadata.permissions().mode() & 0o777;
     if mode & forbidden != 0 {
         return Err(KeyError::Permissions { what, path: path.to_owned(), mode });
     }

@@ -71,6 +71,12 @@ impl Sequencer {
         std::mem::take(&mut self.queues).into_values().flatten().collect()
     }
 
+    /// When the publication that waits longest came in.
+    #[must_use]
+    pub fn oldest_ms(&self) -> Option<u64> {
+        self.queues.values().filter_map(|queue| queue.front()).map(|publication| publication.since_ms).min()
+    }
+
     /// Bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {

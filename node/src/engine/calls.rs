@@ -179,7 +179,7 @@ impl Engine {
         if let Some(twin) = self.replica.twin() {
             problems.push(format!(
                 "another live process publishes with this node's identity (incarnation {:016x}): stop one of the two, \
-                 and give the copy an identity of its own",
+                 give a copy an identity of its own, and restart this node",
                 twin.0
             ));
         }

@@ -133,8 +133,8 @@ impl Peers {
             N::HandshakeFailed { address, hint } => self.warn(format!("the handshake with {address} failed: {hint}")),
             N::TwinSeen { address } => {
                 let problem = format!(
-                    "another live node at {address} has this node's identity: stop one of the two, and give the copy \
-                     an identity of its own"
+                    "another live node at {address} has this node's identity: stop one of the two, give a copy an \
+                     identity of its own, and restart this node"
                 );
                 tracing::error!("{problem}");
                 if self.problems.is_empty() {

@@ -142,7 +142,7 @@ struct Sink {
 
 impl Sink {
     fn create(path: &Path) -> Result<Self, LogError> {
-        let out = BufWriter::with_capacity(1 << 18, File::create(path).map_err(LogError::file(path))?);
+        let out = BufWriter::with_capacity(1 << 18, create_private(path).map_err(LogError::file(path))?);
         let mut sink = Self { out, hasher: blake3::Hasher::new(), bytes: 0, path: path.to_owned() };
         sink.write(MAGIC)?;
         Ok(sink)
@@ -278,4 +278,10 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
+}
+
+/// A backup holds every event, so it is for its owner's eyes, like the store.
+fn create_private(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }

@@ -18,6 +18,8 @@ use crate::write_set::WriteSet;
 
 /// Own writes under way: one on the disk, one that gathers behind it.
 const MAX_OWN_WRITES: usize = 2;
+/// A publication that finds the store full waits so long for peers to announce what is in it.
+const FULL_WAIT_MS: u64 = 10_000;
 /// Own batches of a topic whose hashes are remembered, to tell how much of it a peer's head covers.
 const MAX_REMEMBERED: usize = 16_384;
 
@@ -109,10 +111,6 @@ impl Own {
 
 impl<S: Signer> Replica<S> {
     pub(super) fn publish(&mut self, id: u64, topic: Topic, events: Vec<EncodedEvent>, acks: u32) {
-        if self.pruning.is_full() {
-            self.effects.push(Effect::Refused { id, refusal: Refusal::StoreFull });
-            return;
-        }
         self.sequencer.push(topic, Publication { id, events, acks, since_ms: self.now.mono_ms });
     }
 
@@ -122,7 +120,20 @@ impl<S: Signer> Replica<S> {
         self.sequencer.bytes()
     }
 
+    /// While the store is full publishers wait, as long as a peer may still take what keeps it full.
+    fn wait_for_room(&mut self) {
+        let oldest_ms = self.sequencer.oldest_ms().unwrap_or(self.now.mono_ms);
+        let hopeful = self.links.values().any(|link| link.is_live()) && oldest_ms + FULL_WAIT_MS > self.now.mono_ms;
+        if !hopeful {
+            let refuse = |p: Publication| Effect::Refused { id: p.id, refusal: Refusal::StoreFull };
+            self.effects.extend(self.sequencer.drain().into_iter().map(refuse));
+        }
+    }
+
     pub(super) fn seal_queued(&mut self) {
+        if self.pruning.is_full() {
+            return self.wait_for_room();
+        }
         while !self.sequencer.is_empty()
             && self.writes.iter().filter(|write| !write.own.is_empty()).count() < MAX_OWN_WRITES
         {

@@ -325,3 +325,17 @@ fn a_publisher_without_a_pause_is_followed_without_gossip() {
     let behind = mesh.nodes[0].contents().len() - mesh.nodes[1].contents().len();
     assert!(behind < 100, "{behind} of 1,000 events are still away");
 }
+
+#[test]
+fn a_full_store_makes_publishers_wait_while_a_peer_takes_what_fills_it() {
+    let mut mesh = SimMesh::of(vec![SimNode::new(1, 3_000), SimNode::new(2, u64::MAX)]);
+    mesh.link(0, 1);
+    mesh.run(1_000);
+    for _ in 0..400 {
+        mesh.publish(0, "a", 5);
+        mesh.run(10);
+    }
+    mesh.run(20_000);
+    assert_eq!(mesh.nodes[0].refused, 0);
+    assert_eq!(mesh.nodes[1].contents().len(), 2_000);
+}
