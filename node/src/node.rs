@@ -12,7 +12,7 @@ use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author, Incarnation};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
-use roundelay_protocol::replica::{Config, Now, Replica};
+use roundelay_protocol::replica::{Config, MissingReason, Now, Replica};
 use roundelay_protocol::sign::{Ed25519Signer, Signer};
 use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +34,8 @@ const MAX_GOSSIP_BYTES: usize = MAX_BATCH_BYTES + 1024;
 const DISK_BYTES_PER_BATCH_BYTE: u64 = 2;
 /// Publications that wait for the engine.
 const MAX_PUBLISHES: usize = 4096;
+/// How often it is looked whether the last hole was filled.
+const HOLE_POLL: Duration = Duration::from_millis(250);
 /// Calls that wait for the engine.
 const MAX_CALLS: usize = 64;
 /// Bytes of batches that are read to find a node's last record.
@@ -346,13 +348,19 @@ impl Node {
         Ok(report::holes(&self.call(Call::Facts).await?))
     }
 
-    /// Waits until every head that exists now is covered on both sides of every link.
+    /// Waits until every head that exists now is covered on both sides of every link, and nothing that this node knows
+    /// of is missing here but what it pruned itself.
     ///
     /// # Errors
     /// When the node stopped.
     pub async fn converged(&self) -> Result<Converged, CallError> {
-        let links = self.call(Call::Probe).await?;
-        let facts = self.call(Call::Facts).await?;
+        let mut links = self.call(Call::Probe).await?;
+        let mut facts = self.call(Call::Facts).await?;
+        while facts.missing.iter().any(|range| range.reason != MissingReason::Pruned) {
+            tokio::time::sleep(HOLE_POLL).await;
+            links = self.call(Call::Probe).await?;
+            facts = self.call(Call::Facts).await?;
+        }
         Ok(Converged { links, left_out: facts.interest.excluded.iter().map(text_of).collect() })
     }
 

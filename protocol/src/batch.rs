@@ -44,7 +44,7 @@ pub struct Header {
     pub parent: BatchHash,
     /// BLAKE3 over the hashes of the body's items.
     pub body_hash: [u8; 32],
-    /// Bytes of the body when it was sealed. A body with dropped items is shorter.
+    /// Bytes of the body when it was sealed. A body with dropped items has another length.
     pub body_len: u64,
 }
 

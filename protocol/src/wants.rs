@@ -166,7 +166,7 @@ impl Wants {
         }
     }
 
-    /// The batch is durable here, or turned out to be here already.
+    /// The batch is durable here, turned out to be here already, or is wanted no more.
     pub fn settle(&mut self, log: &LogKey, place: &Place) {
         if let Some(wants) = self.logs.get_mut(log) {
             wants.places.remove(place);
@@ -200,11 +200,6 @@ impl Wants {
     #[must_use]
     pub fn places(&self, log: &LogKey) -> BTreeSet<Place> {
         self.logs.get(log).map(|wants| wants.places.keys().copied().collect()).unwrap_or_default()
-    }
-
-    /// Forgets a want.
-    pub fn forget(&mut self, log: &LogKey, place: &Place) {
-        self.settle(log, place);
     }
 
     /// Forgets all wants of the logs that `keep` refuses.

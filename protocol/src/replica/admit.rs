@@ -223,13 +223,13 @@ impl<S: Signer> Replica<S> {
         let header = batch.header();
         if parent.is_some_and(|parent| parent.seq + 1 != header.first_seq || parent.hlc >= header.first_hlc) {
             self.effects.push(Effect::Notice(Notice::Invalid { log: log.clone() }));
-            self.wants.forget(log, &place_of(batch));
+            self.wants.settle(log, &place_of(batch));
             return false;
         }
         let replaces = record.tips.iter().any(|tip| tip.hash == header.parent);
         if !replaces && record.tips.len() >= MAX_TIPS && !self.is_anchor(log, &batch.hash()) {
             self.effects.push(Effect::Notice(Notice::Cheat { log: log.clone() }));
-            self.wants.forget(log, &place_of(batch));
+            self.wants.settle(log, &place_of(batch));
             return false;
         }
         true
@@ -270,7 +270,7 @@ impl<S: Signer> Replica<S> {
         let mut record = self.latest_or_new(log);
         if gap.0 <= record.floor {
             // What is missing lies below what was pruned here.
-            self.wants.forget(log, &gap);
+            self.wants.settle(log, &gap);
             let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
             return self.admit_onto(log, record, above);
         }
@@ -286,7 +286,7 @@ impl<S: Signer> Replica<S> {
         let own = |tip: &Tip| log.author == self.me && self.own.goes_on_from(&log.topic, &tip.hash);
         record.tips.retain(|tip| tip.seq + 1 != from || announced.contains(&(tip.seq, tip.hash)) || own(tip));
         self.effects.push(Effect::Notice(Notice::Hole { log: log.clone(), hole }));
-        self.wants.forget(log, &gap);
+        self.wants.settle(log, &gap);
         let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
         self.admit_onto(log, record, above);
     }

@@ -75,7 +75,7 @@ impl<S: Signer> Replica<S> {
                 // It lacks what it was asked for: the hole stays, and is reported.
                 self.wants.deny(&range.log, &place, &peer);
                 if in_hole && self.wants.sources(&range.log, &place).is_empty() {
-                    self.wants.forget(&range.log, &place);
+                    self.wants.settle(&range.log, &place);
                 }
             } else if !stepped {
                 self.wants.avoid(&range.log, peer, self.now.mono_ms);
