@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every check that a change must pass: format, lints, documentation, layers, tests, dependencies, and the demonstration.
-# Needs Rust; installs a C compiler and the components of Rust where they are missing.
+# Needs Rust; installs a C compiler, the components of Rust and, where it may, the programs that cause faults.
+# As root every test of faults has to run (ROUNDELAY_NO_SKIP=1) unless ROUNDELAY_NO_SKIP=0 says otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,6 +32,34 @@ install_tools() {
     for component in rustfmt clippy; do
         cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
     done
+}
+
+# The programs with which tests/faults cause faults. Only root can use most of them, so that others go without.
+install_fault_tools() {
+    [ "$(id -u)" -eq 0 ] || return 0
+    export ROUNDELAY_NO_SKIP="${ROUNDELAY_NO_SKIP:-1}"
+    local missing=()
+    command -v ip >/dev/null && command -v tc >/dev/null || missing+=(iproute2)
+    command -v nft >/dev/null || missing+=(nftables)
+    command -v strace >/dev/null || missing+=(strace)
+    command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+    command -v losetup >/dev/null || missing+=(util-linux mount)
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        echo "some faults cannot be caused here, which needs: ${missing[*]}"
+        return
+    fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+# What of tests/faults ran, by the record that they leave.
+report_faults() {
+    local record="${CARGO_TARGET_DIR:-target}/tmp/faults-record.txt"
+    [ -s "$record" ] || fail "tests/faults left no record of what ran in $record"
+    printf 'faults: %s ran, %s skipped\n' "$(grep -c '^ran ' "$record")" "$(grep -c '^skipped ' "$record")"
+    grep '^skipped ' "$record" || true
 }
 
 # ---- the rules of the house that no compiler checks
@@ -100,6 +129,7 @@ check_dependencies() {
 
 step "tools"
 install_tools
+install_fault_tools
 cargo --version
 step "files, layers and sizes"
 check_files
@@ -109,6 +139,7 @@ step "format"
 cargo fmt --all --check
 step "tests"
 cargo test --locked
+report_faults
 step "lints"
 cargo clippy --locked --workspace --all-targets -- -D warnings
 step "documentation"
