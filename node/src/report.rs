@@ -40,6 +40,10 @@ fn peers(facts: &Facts, links: &[LinkInfo]) -> Vec<PeerStatus> {
     for (author, note) in &facts.notes {
         peers.entry(*author).or_insert_with(|| unknown(author)).note = Some(note.clone());
     }
+    for (until_ms, away) in &facts.kept_away {
+        let peer = peers.entry(away.peer).or_insert_with(|| unknown(&away.peer));
+        (peer.kept_away_until_ms, peer.note) = (Some(*until_ms), Some(away.reason.clone()));
+    }
     for link in links {
         let Some(author) = author_of(&link.peer) else { continue };
         let peer = peers.entry(author).or_insert_with(|| unknown(&author));
@@ -74,6 +78,7 @@ fn unknown(author: &Author) -> PeerStatus {
         in_sync: false,
         clock_ahead_ms: 0,
         blocked: false,
+        kept_away_until_ms: None,
         note: None,
     }
 }

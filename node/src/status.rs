@@ -73,6 +73,10 @@ pub struct PeerStatus {
     pub clock_ahead_ms: i64,
     /// Whether the operator blocked it.
     pub blocked: bool,
+    /// It broke the rules, and there are no links with it until then, in milliseconds since 1970. `peers add`, `forget`
+    /// and `unblock` let it in at once.
+    #[serde(default)]
+    pub kept_away_until_ms: Option<u64>,
     /// Why it is not connected, or was disconnected last, if there is anything to say.
     pub note: Option<String>,
 }

@@ -7,6 +7,7 @@
 pub mod ahead;
 pub mod batch;
 pub mod codec;
+pub mod conduct;
 pub mod event;
 pub mod frame;
 pub mod heads;

@@ -25,10 +25,11 @@ mod run;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-pub(crate) use event::{Event, assert_delivered, assert_no_number_used_twice, ids};
+pub(crate) use event::{Event, acknowledged_id, assert_delivered, assert_no_number_used_twice, ids};
 pub(crate) use load::{Publisher, Subscriber};
 pub(crate) use mesh::Mesh;
 pub(crate) use network::{Network, Way};
+pub(crate) use node::Node;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::event::{self, Event, Status, Topic};
 use super::network::Network;
 use super::run::{self, Finished};
-use super::{DEADLINE, DEADLINE_ARG, exit};
+use super::{DEADLINE, DEADLINE_ARG, exit, procfs};
 
 /// How long a `sub` waits for one more event before it is taken to be at the end.
 const QUIET: &str = "3s";
@@ -131,6 +131,13 @@ impl Node {
     fn gone(&self) {
         *self.child() = None;
         self.network.set_pid(self.index, None);
+    }
+
+    /// The memory that its process holds, and the most that it ever held, in bytes.
+    #[track_caller]
+    pub(crate) fn memory_bytes(&self) -> (u64, u64) {
+        let pid = self.child().as_ref().expect("it runs").id();
+        procfs::memory_bytes(pid)
     }
 
     // ---- what it prints

@@ -1,4 +1,4 @@
-//! Finds out which process holds which TCP connection, without privileges.
+//! Finds out which process holds which TCP connection, and how much memory, without privileges.
 
 use std::fs;
 
@@ -45,4 +45,14 @@ pub(crate) fn dialler(pids: &[(usize, u32)], local_port: u16, remote_port: u16) 
 pub(crate) fn connected_to(pids: &[(usize, u32)], remote_port: u16) -> Option<usize> {
     let open = sockets().into_iter().filter(|socket| socket.established && socket.remote_port == remote_port);
     open.flat_map(|socket| pids.iter().find(|(_, pid)| holds(*pid, &socket.inode)).map(|(index, _)| *index)).next()
+}
+
+/// The resident memory of a process, and the most that it ever was, in bytes.
+pub(crate) fn memory_bytes(pid: u32) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of /proc/PID/status");
+        line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number")
+    };
+    (kib("VmRSS") * 1024, kib("VmHWM") * 1024)
 }

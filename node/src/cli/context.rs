@@ -147,6 +147,7 @@ mod tests {
             in_sync: true,
             clock_ahead_ms: 0,
             blocked: false,
+            kept_away_until_ms: None,
             note: None,
         }
     }

@@ -16,7 +16,10 @@ const EXAMPLES: &str = "\
 Examples:
   roundelay peers                                    who is connected and known
   roundelay peers add /ip4/192.0.2.7/tcp/4001/p2p/ID join through one more address
-  roundelay peers block berlin                       by name, id, or the beginning or end of either";
+  roundelay peers block berlin                       by name, id, or the beginning or end of either
+
+A peer that breaks the rules is kept away for 10 s, and twice as long each further time, up to an hour. The note says
+why and until when; `add` with its id, `forget` and `unblock` let it in at once.";
 
 /// Show who is connected, join, forget or block peers.
 #[derive(Debug, clap::Args)]
@@ -35,7 +38,7 @@ enum Command {
         #[arg(value_parser = values::multiaddr)]
         address: Multiaddr,
     },
-    /// Forget how to reach a peer
+    /// Forget how to reach a peer, and what it did
     #[command(after_help = "Example:\n  roundelay peers forget berlin")]
     Forget {
         /// Its name, its id, or the beginning or end of either
@@ -47,7 +50,7 @@ enum Command {
         /// Its name, its id, or the beginning or end of either
         peer: String,
     },
-    /// Have to do with a peer again
+    /// Have to do with a peer again, also with one that is kept away
     #[command(after_help = "Example:\n  roundelay peers unblock berlin")]
     Unblock {
         /// Its name, its id, or the beginning or end of either
@@ -140,8 +143,9 @@ pub(super) fn table(output: &Output, peers: &[PeerStatus]) -> Table {
 
 fn note(peer: &PeerStatus) -> String {
     let blocked = peer.blocked.then_some("blocked");
+    let away = peer.kept_away_until_ms.map(|until_ms| format!("kept away until {}", table::time(until_ms)));
     let said = peer.note.as_deref().filter(|note| Some(*note) != blocked);
-    safe(&blocked.into_iter().chain(said).collect::<Vec<_>>().join("; "))
+    safe(&blocked.into_iter().chain(away.as_deref()).chain(said).collect::<Vec<_>>().join("; "))
 }
 
 /// An address without the peer id at its end, which has a column of its own.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use libp2p::multiaddr::Protocol;
 use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::interest::Interest;
-use roundelay_protocol::replica::{Input, LinkStatus, MissingRange};
+use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange};
 use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::oneshot;
 
@@ -49,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) problems: Vec<String>,
     pub(crate) warnings: Vec<String>,
     pub(crate) notes: Vec<(Author, String)>,
+    /// Until when peers are kept away, in milliseconds since 1970, and which.
+    pub(crate) kept_away: Vec<(u64, KeptAway)>,
     pub(crate) batch_bytes: u64,
     pub(crate) full: bool,
     pub(crate) arrivals: u64,
@@ -90,6 +93,9 @@ impl Engine {
             }
             Call::AddPeer(address, reply) => {
                 self.mark([JOIN_MARK, address.to_string().as_bytes()].concat(), Some(Vec::new())).await;
+                if let Some(Protocol::P2p(peer)) = address.iter().last() {
+                    self.let_in(peer).await;
+                }
                 self.mesh.send(MeshCommand::Join(address)).await;
                 let _ = reply.send(());
             }
@@ -129,6 +135,14 @@ impl Engine {
         self.peers.touch();
     }
 
+    /// The operator wants a peer that is kept away.
+    async fn let_in(&mut self, peer: PeerId) {
+        if let Some(author) = author_of(&peer) {
+            self.feed(Input::Pardon { peer: author }).await;
+        }
+        self.mesh.send(MeshCommand::LetIn(peer)).await;
+    }
+
     async fn forget(&mut self, peer: PeerId) {
         let suffix = format!("/p2p/{peer}");
         for (name, _) in self.reader.marks(JOIN_MARK).unwrap_or_default() {
@@ -140,6 +154,7 @@ impl Engine {
             self.peers.forget(author);
         }
         self.mesh.send(MeshCommand::Forget(peer)).await;
+        self.let_in(peer).await;
     }
 
     async fn block(&mut self, peer: PeerId, blocked: bool) {
@@ -151,13 +166,20 @@ impl Engine {
             excluded.push(author);
         }
         let interest = Interest::new(self.replica.interest().patterns.clone(), excluded);
-        self.mesh.send(if blocked { MeshCommand::Block(peer) } else { MeshCommand::Unblock(peer) }).await;
+        if blocked {
+            self.mesh.send(MeshCommand::Block(peer)).await;
+        } else {
+            self.mesh.send(MeshCommand::Unblock(peer)).await;
+            self.let_in(peer).await;
+        }
         self.feed(Input::SetInterest(interest)).await;
         self.peers.touch();
     }
 
     fn facts(&self) -> Facts {
         let (problems, warnings) = self.judge();
+        let now = self.now();
+        let kept_away = self.replica.kept_away(now.mono_ms).into_iter();
         Facts {
             records: self.replica.logs().cloned().collect(),
             links: self.replica.links(),
@@ -167,6 +189,7 @@ impl Engine {
             problems,
             warnings,
             notes: self.peers.notes(),
+            kept_away: kept_away.map(|away| (now.wall_ms + away.left_ms, away)).collect(),
             batch_bytes: self.replica.batch_bytes(),
             full: self.replica.is_full(),
             arrivals: self.replica.position().arrival.0,

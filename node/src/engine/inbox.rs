@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use libp2p::PeerId;
-use roundelay_protocol::batch::{ParsedBatch, VerifiedBatch};
+use roundelay_protocol::batch::{BatchError, ParsedBatch, VerifiedBatch};
 use roundelay_protocol::frame::Frame;
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::sign::Ed25519Verifier;
@@ -26,6 +26,7 @@ pub(super) enum Inbound {
     Pulled { peer: Author, id: u64, batches: Vec<VerifiedBatch> },
     Gossip { peer: Author, batch: VerifiedBatch },
     Breach { peer: Author, reason: String },
+    Slip { peer: Author, reason: String },
     Served { peer: Author },
     Addresses,
     Notice(crate::mesh::Notice),
@@ -48,6 +49,10 @@ pub(super) async fn run(mesh: Mesh, mut events: mpsc::Receiver<MeshEvent>, inbox
             MeshEvent::LinkDown { peer, link, reason } => {
                 author_of(&peer).map(|peer| Inbound::LinkDown { peer, link, reason })
             }
+            MeshEvent::Misconduct { peer, what: reason, breach } => author_of(&peer).map(|peer| match breach {
+                true => Inbound::Breach { peer, reason },
+                false => Inbound::Slip { peer, reason },
+            }),
             MeshEvent::Addresses(_) => Some(Inbound::Addresses),
             MeshEvent::Notice(notice) => Some(Inbound::Notice(notice)),
         };
@@ -62,20 +67,26 @@ pub(super) async fn run(mesh: Mesh, mut events: mpsc::Receiver<MeshEvent>, inbox
 /// A valid message is passed on at once; only what is kept waits for the disk.
 fn verify_gossip(mesh: &Mesh, from: PeerId, id: GossipId, topic: &str, data: Bytes) -> Option<Inbound> {
     match ParsedBatch::parse(data).and_then(|batch| batch.verify(&Ed25519Verifier)) {
+        Ok(batch) if batch.dropped() > 0 => reject(mesh, from, id, "events were taken out of it"),
         Ok(batch) if batch.header().topic.as_str() == topic => {
             mesh.verdict(id, from, Verdict::Accept);
             author_of(&from).map(|peer| Inbound::Gossip { peer, batch })
         }
-        Ok(_) => {
-            mesh.verdict(id, from, Verdict::Reject);
+        // A newer node's: whoever passed it on understands it, and this node does not.
+        Err(BatchError::Version(_)) => {
+            mesh.verdict(id, from, Verdict::Ignore);
             None
         }
-        Err(error) => {
-            tracing::debug!(%from, %error, "refused a gossip message");
-            mesh.verdict(id, from, Verdict::Reject);
-            None
-        }
+        Ok(_) => reject(mesh, from, id, "is of another topic than it says"),
+        Err(error) => reject(mesh, from, id, &error.to_string()),
     }
+}
+
+/// Everybody verifies before passing on, so whoever sends what is not valid is to blame.
+fn reject(mesh: &Mesh, from: PeerId, id: GossipId, why: &str) -> Option<Inbound> {
+    tracing::debug!(%from, why, "refused a gossip message");
+    mesh.verdict(id, from, Verdict::Reject);
+    author_of(&from).map(|peer| Inbound::Slip { peer, reason: format!("gossiped what is not valid: {why}") })
 }
 
 async fn read_link(peer: Author, link: u64, mut frames: mpsc::Receiver<Bytes>, inbox: mpsc::Sender<Inbound>) {

@@ -40,8 +40,6 @@ const OLDEST_RUN: usize = 4_096;
 const GATHER_BYTES: usize = 1024 * 1024;
 /// A peer's queue below this takes more heads.
 const DRAINED_BYTES: usize = 512 * 1024;
-/// A peer that breaks the protocol is kept away for so long.
-const KEEP_AWAY_MS: u64 = 60_000;
 
 struct Peer {
     link: u64,
@@ -283,7 +281,8 @@ impl Engine {
                 self.tend_peers().await;
             }
             Inbound::Served { peer } => self.feed(Input::Served { peer }).await,
-            Inbound::Breach { peer, reason } => self.disconnect(peer, reason).await,
+            Inbound::Breach { peer, reason } => self.feed(Input::Breach { peer, reason }).await,
+            Inbound::Slip { peer, reason } => self.feed(Input::Slip { peer, reason }).await,
             Inbound::Addresses => self.peers.set_addresses(&self.mesh.addresses()),
             Inbound::Notice(notice) => self.peers.take_notice(notice),
         }
@@ -314,7 +313,7 @@ impl Engine {
             Effect::Gossip(batch) => {
                 self.mesh.try_publish(batch.header().topic.as_str(), batch.bytes().clone());
             }
-            Effect::Send { peer, frame } => self.send(peer, &frame).await,
+            Effect::Send { peer, frame } => return self.send(peer, &frame),
             Effect::Find { log, place, parent } => {
                 let find = |(seq, hash): (u64, _)| self.reader.find(&log, seq, &hash);
                 return match (find(place), find(parent)) {
@@ -359,7 +358,7 @@ impl Engine {
                 }
             }
             Effect::TopicSeen(topic) => self.hear(topic).await,
-            Effect::Disconnect { peer, reason } => self.disconnect(peer, reason.to_owned()).await,
+            Effect::Disconnect { peer, reason, keep_away_ms } => self.disconnect(peer, reason, keep_away_ms).await,
             Effect::Probed { id, links } => {
                 if let Some(reply) = self.probes.remove(&id) {
                     let _ = reply.send(links);
@@ -397,14 +396,14 @@ impl Engine {
         }
     }
 
-    async fn send(&mut self, peer: Author, frame: &Frame) {
-        let Some(known) = self.links.get_mut(&peer) else { return };
+    /// What there is to say to the replica if the peer does not take it.
+    fn send(&mut self, peer: Author, frame: &Frame) -> Option<Input> {
+        let known = self.links.get_mut(&peer)?;
         if matches!(frame, Frame::Heads { .. }) {
             known.filling = true;
         }
-        if known.outbound.try_send(frame.encode()).is_err() {
-            self.disconnect(peer, "does not take what is sent to it".to_owned()).await;
-        }
+        let full = known.outbound.try_send(frame.encode()).is_err();
+        full.then(|| Input::Breach { peer, reason: "does not take what is sent to it".to_owned() })
     }
 
     fn serve(&mut self, peer: Author, order: serve::Order) {
@@ -418,10 +417,15 @@ impl Engine {
         });
     }
 
-    async fn disconnect(&mut self, peer: Author, reason: String) {
-        tracing::warn!(peer = %crate::peer_id::text_of(&peer), %reason, "disconnecting a peer");
+    async fn disconnect(&mut self, peer: Author, reason: String, keep_away_ms: u64) {
+        tracing::warn!(
+            peer = %crate::peer_id::text_of(&peer),
+            %reason,
+            for_s = keep_away_ms / 1000,
+            "disconnecting a peer, and keeping it away"
+        );
         if let Some(peer) = peer_id_of(&peer) {
-            self.mesh.send(MeshCommand::Disconnect { peer, reason, keep_away_ms: KEEP_AWAY_MS }).await;
+            self.mesh.send(MeshCommand::Disconnect { peer, reason, keep_away_ms }).await;
         }
     }
 

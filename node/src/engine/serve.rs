@@ -36,10 +36,10 @@ pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) ->
         // Room for what comes again, and for at least one batch more.
         let mut room = 0;
         loop {
-            if left == 0 {
+            if left == 0 || outbound.is_closed() {
                 break 'ranges;
             }
-            while outbound.queued_bytes() > QUEUED_BYTES {
+            while outbound.queued_bytes() > QUEUED_BYTES && !outbound.is_closed() {
                 tokio::time::sleep(POLL).await;
             }
             let (log, wanted, budget) = (log.clone(), range.clone(), left.min(FRAME_BYTES));

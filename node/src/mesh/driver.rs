@@ -263,8 +263,9 @@ impl Driver {
             MeshCommand::Unsubscribe(topic) => self.unsubscribe(&topic),
             MeshCommand::Candidates(candidates) => self.book.set_candidates(candidates, now_ms),
             MeshCommand::Join(address) => drop(self.book.join(&address, false)),
-            MeshCommand::Forget(peer) => {
-                self.book.forget(peer);
+            MeshCommand::Forget(peer) => self.book.forget(peer),
+            MeshCommand::LetIn(peer) => {
+                self.book.keep_away(peer, 0);
                 self.swarm.behaviour_mut().gate.let_in(peer);
             }
             MeshCommand::Block(peer) => {
@@ -310,6 +311,8 @@ impl Driver {
     /// Has a peer's connections closed at that time, or as soon as its link has written what it had.
     pub(crate) fn close_peer(&mut self, peer: PeerId, reason: String, at_ms: u64) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
+        // Whoever is being shown the door does not put that off by giving more reasons for it.
+        let at_ms = state.closing.as_ref().map_or(at_ms, |closing| closing.at_ms.min(at_ms));
         state.closing = Some(Closing { at_ms, reason });
         if let Some(link) = &state.link {
             link.close.cancel();

@@ -47,6 +47,8 @@ pub enum MeshCommand {
     Join(Multiaddr),
     /// Drop the join addresses and all memory of a peer. Its connection stays.
     Forget(PeerId),
+    /// Keep a peer away no longer.
+    LetIn(PeerId),
     /// Close its connections and have none with it.
     Block(PeerId),
     /// Deal with it again.
@@ -101,6 +103,15 @@ pub enum MeshEvent {
         topic: String,
         /// Its bytes.
         data: Bytes,
+    },
+    /// A peer did on the wire what the protocol does not allow.
+    Misconduct {
+        /// Who.
+        peer: PeerId,
+        /// What, for people.
+        what: String,
+        /// Whether no honest peer ever does that. Else it may happen once in a while.
+        breach: bool,
     },
     /// The addresses that others may dial, without `/p2p/PEER`, have changed.
     Addresses(Vec<Multiaddr>),

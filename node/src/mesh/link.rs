@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::PeerId;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::counters::Counters;
@@ -21,6 +21,8 @@ const COALESCE_BYTES: usize = 64 * 1024;
 const COPY_BYTES: usize = 8 * 1024;
 /// A peer that takes not a byte for so long loses the link.
 const STALL: Duration = Duration::from_secs(60);
+/// A frame that was begun has to be whole after so long: the largest then comes at 9 KiB a second.
+const FRAME_DEADLINE: Duration = Duration::from_secs(120);
 /// What is still queued when a link is closed has so long to get out.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -54,6 +56,11 @@ impl LinkSender {
         }
     }
 
+    /// Whether the link is down. What is queued then is never written.
+    pub fn is_closed(&self) -> bool {
+        self.frames.is_closed()
+    }
+
     /// Bytes of frames that are queued and not yet written.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes.load(Relaxed)
@@ -66,6 +73,8 @@ pub(crate) struct LinkEnd {
     pub(crate) peer: PeerId,
     pub(crate) link: u64,
     pub(crate) reason: String,
+    /// The peer broke the protocol.
+    pub(crate) breach: bool,
 }
 
 /// What the swarm's task keeps of a running link.
@@ -95,12 +104,12 @@ where
     tokio::spawn(async move {
         let (reading, writing) = stream.split();
         let writer = Writer { queue, queued_bytes, stream: writing, counters: counters.clone() };
-        let reason = tokio::select! {
-            reason = read_frames(reading, inbound, counters) => reason,
-            reason = writer.run(token) => reason,
+        let (reason, breach) = tokio::select! {
+            end = read_frames(reading, inbound, counters) => (end.to_string(), end.is_breach()),
+            reason = writer.run(token) => (reason, false),
         };
         // The swarm's task may be gone already: then nobody needs to know.
-        let _ = ended.send(LinkEnd { peer, link, reason }).await;
+        let _ = ended.send(LinkEnd { peer, link, reason, breach }).await;
     });
     (RunningLink { link, close }, sender, frames)
 }
@@ -177,34 +186,65 @@ fn append(buffer: &mut Vec<u8>, frame: &Bytes) -> io::Result<usize> {
     Ok(frame.len())
 }
 
+/// Why reading from a link ended.
+#[derive(Debug, thiserror::Error)]
+enum ReadEnd {
+    #[error("this node let go of the link")]
+    LetGo,
+    #[error("the peer closed the link")]
+    Closed,
+    #[error("could not read: {0}")]
+    Failed(#[from] io::Error),
+    #[error("sent a frame of {0} bytes, the most is {MAX_FRAME_BYTES}")]
+    TooLarge(usize),
+    #[error("did not finish a frame within {} s", FRAME_DEADLINE.as_secs())]
+    Trickle,
+}
+
+impl ReadEnd {
+    /// Whether no honest peer does this.
+    fn is_breach(&self) -> bool {
+        matches!(self, Self::TooLarge(_) | Self::Trickle)
+    }
+}
+
 /// Reads frames into `inbound`, as fast as they are taken from it. Returns why it ended.
-async fn read_frames<R>(mut stream: R, inbound: mpsc::Sender<Bytes>, counters: Arc<Counters>) -> String
+async fn read_frames<R>(mut stream: R, inbound: mpsc::Sender<Bytes>, counters: Arc<Counters>) -> ReadEnd
 where
     R: AsyncRead + Unpin,
 {
     let mut buffer = BytesMut::new();
     let mut chunk = vec![0; 16 * 1024];
+    let mut deadline = None;
     loop {
         loop {
             match take_frame(&mut buffer) {
                 Ok(Some(frame)) => {
+                    deadline = None;
                     if inbound.send(frame).await.is_err() {
-                        return "this node let go of the link".to_owned();
+                        return ReadEnd::LetGo;
                     }
                 }
                 Ok(None) => break,
-                Err(length) => {
-                    return format!("the peer sent a frame of {length} bytes, the most is {MAX_FRAME_BYTES}");
-                }
+                Err(length) => return ReadEnd::TooLarge(length),
             }
         }
-        match stream.read(&mut chunk).await {
-            Ok(0) => return "the peer closed the link".to_owned(),
+        // A link may be quiet for as long as it likes, but not in the middle of a frame.
+        let due = (!buffer.is_empty()).then(|| *deadline.get_or_insert_with(|| Instant::now() + FRAME_DEADLINE));
+        let read = match due {
+            Some(due) => match timeout_at(due, stream.read(&mut chunk)).await {
+                Ok(read) => read,
+                Err(_) => return ReadEnd::Trickle,
+            },
+            None => stream.read(&mut chunk).await,
+        };
+        match read {
+            Ok(0) => return ReadEnd::Closed,
             Ok(read) => {
                 counters.sync_bytes_in.fetch_add(read as u64, Relaxed);
                 buffer.extend_from_slice(&chunk[..read]);
             }
-            Err(error) => return format!("could not read: {error}"),
+            Err(error) => return ReadEnd::Failed(error),
         }
     }
 }

@@ -14,12 +14,13 @@ pub(crate) struct Outbox {
     gossip_messages: usize,
     gossip_bytes: usize,
     notices: usize,
+    misconducts: usize,
     counters: Arc<Counters>,
 }
 
 impl Outbox {
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        Self { waiting: VecDeque::new(), gossip_messages: 0, gossip_bytes: 0, notices: 0, counters }
+        Self { waiting: VecDeque::new(), gossip_messages: 0, gossip_bytes: 0, notices: 0, misconducts: 0, counters }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -46,6 +47,14 @@ impl Outbox {
                     self.counters.notices_dropped.fetch_add(1, Relaxed);
                 }
             }
+            MeshEvent::Misconduct { .. } => {
+                self.misconducts += 1;
+                // Whoever misbehaves on and on is heard of again.
+                if self.misconducts > limits::MAX_PENDING_NOTICES {
+                    self.misconducts -= 1;
+                    return true;
+                }
+            }
             MeshEvent::Addresses(_) => self.drop_oldest(|event| matches!(event, MeshEvent::Addresses(_))),
             MeshEvent::LinkDown { link: down, .. } => {
                 let before = self.waiting.len();
@@ -69,6 +78,7 @@ impl Outbox {
                 self.gossip_bytes -= data.len();
             }
             MeshEvent::Notice(_) => self.notices -= 1,
+            MeshEvent::Misconduct { .. } => self.misconducts -= 1,
             _ => {}
         }
         Some(event)

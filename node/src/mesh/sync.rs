@@ -139,6 +139,9 @@ impl Driver {
             state.plan_reopen(now_ms, now_ms.saturating_sub(state.link_since_ms));
         }
         self.drop_link(end.peer, &reason);
+        if end.breach {
+            self.tell(MeshEvent::Misconduct { peer: end.peer, what: reason, breach: true });
+        }
         self.close_due(now_ms);
     }
 

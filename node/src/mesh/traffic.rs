@@ -80,6 +80,8 @@ impl Driver {
                 let topic = self.names.topic(&message.topic).map(str::to_owned);
                 let Some(topic) = topic.filter(|_| bytes <= self.config.max_message_bytes) else {
                     self.counters.gossip_refused.fetch_add(1, Relaxed);
+                    let what = format!("sent a gossip message of {bytes} bytes, or of another mesh");
+                    self.tell(MeshEvent::Misconduct { peer: from, what, breach: false });
                     return self.apply_verdict(id, from, Verdict::Reject);
                 };
                 self.counters.gossip_messages_in.fetch_add(1, Relaxed);

@@ -106,8 +106,18 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    pub(super) fn breach(&mut self, peer: Author, reason: &'static str) {
-        self.effects.push(Effect::Disconnect { peer, reason });
+    /// A peer broke the rules: it is shown the door, and kept away for a growing while.
+    pub(super) fn breach(&mut self, peer: Author, reason: &str) {
+        if let Some(keep_away_ms) = self.conduct.breach(peer, reason, self.now.mono_ms) {
+            self.effects.push(Effect::Disconnect { peer, reason: reason.to_owned(), keep_away_ms });
+        }
+    }
+
+    /// A peer did what an honest one rarely does.
+    pub(super) fn slip(&mut self, peer: Author, reason: &str) {
+        if let Some(keep_away_ms) = self.conduct.slip(peer, reason, self.now.mono_ms) {
+            self.effects.push(Effect::Disconnect { peer, reason: reason.to_owned(), keep_away_ms });
+        }
     }
 
     fn meet(&mut self, peer: Author, hello: &Hello, chain: Option<Chain>) {

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ahead::Ahead;
 use crate::batch::VerifiedBatch;
+use crate::conduct::Conduct;
 use crate::frame::{Memory, Position};
 use crate::heads::{LogKey, LogRecord};
 use crate::hlc::{Clock, Hlc};
@@ -77,6 +78,7 @@ pub struct Replica<S> {
     sequencer: Sequencer,
     own: publish::Own,
     links: BTreeMap<Author, Link>,
+    conduct: Conduct,
     memories: BTreeMap<Author, Memory>,
     memories_at_ms: u64,
     topics_seen: BTreeSet<Topic>,
@@ -123,6 +125,7 @@ impl<S: Signer> Replica<S> {
             sequencer: Sequencer::default(),
             own,
             links: BTreeMap::new(),
+            conduct: Conduct::default(),
             memories: BTreeMap::new(),
             memories_at_ms: 0,
             topics_seen,
@@ -175,6 +178,9 @@ impl<S: Signer> Replica<S> {
                 }
             }
             Input::Oldest { batches, end } => self.prune(batches, end),
+            Input::Breach { peer, reason } => self.breach(peer, &reason),
+            Input::Slip { peer, reason } => self.slip(peer, &reason),
+            Input::Pardon { peer } => self.conduct.pardon(&peer),
             Input::SetInterest(interest) => self.set_interest(interest),
             Input::Probe { id } => self.probe(id),
             Input::SetMarks(marks) => self.write(WriteSet { marks, ..WriteSet::default() }, Vec::new(), Vec::new()),

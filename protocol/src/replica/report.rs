@@ -1,6 +1,6 @@
 //! What people ask of a replica.
 
-use super::{LinkStatus, MissingRange, MissingReason, Replica};
+use super::{KeptAway, LinkStatus, MissingRange, MissingReason, Replica};
 use crate::frame::Position;
 use crate::heads::{LogKey, LogRecord};
 use crate::hlc::Hlc;
@@ -89,6 +89,18 @@ impl<S: Signer> Replica<S> {
             }
         };
         self.links.iter().map(status).collect()
+    }
+
+    /// The peers that are kept away because they broke the rules, at a time of the monotonic clock.
+    #[must_use]
+    pub fn kept_away(&self, now_ms: u64) -> Vec<KeptAway> {
+        let away = self.conduct.kept_away(now_ms);
+        away.map(|(peer, reason, until_ms)| KeptAway {
+            peer: *peer,
+            reason: reason.to_owned(),
+            left_ms: until_ms - now_ms,
+        })
+        .collect()
     }
 
     /// What is known to be missing, in order of the logs.

@@ -170,6 +170,25 @@ pub enum Input {
         /// Whether there are no more behind them.
         end: bool,
     },
+    /// A peer broke the rules, as the driver saw.
+    Breach {
+        /// The peer.
+        peer: Author,
+        /// What it did, for people.
+        reason: String,
+    },
+    /// A peer did what an honest one may do once in a while, and no more: see [`crate::conduct`].
+    Slip {
+        /// The peer.
+        peer: Author,
+        /// What it did, for people.
+        reason: String,
+    },
+    /// What a peer did is forgotten: the operator says so.
+    Pardon {
+        /// The peer.
+        peer: Author,
+    },
     /// The node takes part in something else from now on.
     SetInterest(Interest),
     /// Somebody waits until every head that exists now is covered on both sides of every link.
@@ -322,12 +341,14 @@ pub enum Effect {
     },
     /// A topic that the node takes part in exists in the mesh.
     TopicSeen(Topic),
-    /// End the link.
+    /// End the link, and have none for a while.
     Disconnect {
         /// The peer.
         peer: Author,
         /// Why, for people.
-        reason: &'static str,
+        reason: String,
+        /// For how long, in milliseconds.
+        keep_away_ms: u64,
     },
     /// A probe is answered.
     Probed {
@@ -355,6 +376,17 @@ pub struct LinkStatus {
     pub ahead: u64,
     /// The peer's clock less ours, in milliseconds.
     pub clock_ahead_ms: i64,
+}
+
+/// A peer that broke the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAway {
+    /// The peer.
+    pub peer: Author,
+    /// What it did.
+    pub reason: String,
+    /// For how much longer there are no links with it, in milliseconds.
+    pub left_ms: u64,
 }
 
 /// What is known to be missing of a log.
