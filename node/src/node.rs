@@ -335,6 +335,8 @@ impl Node {
             disk_bytes: self.0.reader.size_on_disk(),
             cap_bytes: self.0.cap_bytes,
             full: facts.full,
+            takes: facts.takes.to_owned(),
+            free_bytes: self.0.reader.free_bytes(),
             arrivals: facts.arrivals,
         };
         Ok(report::status(&facts, &links, node, store))

@@ -113,6 +113,10 @@ pub struct StoreStatus {
     pub cap_bytes: u64,
     /// Whether publishing is refused because it is full of events that nobody else has.
     pub full: bool,
+    /// Whose events are taken: `all`, only its `own`, or `none`. Less than `all` when the store or its disk is full.
+    pub takes: String,
+    /// Bytes that are free on the disk that holds it, if the system says.
+    pub free_bytes: Option<u64>,
     /// The last arrival number.
     pub arrivals: u64,
 }

@@ -7,4 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod disk_full;
+mod loop_disk;
 mod needs;
+mod power_loss;

@@ -97,6 +97,11 @@ impl Status {
         self.0["node"]["id"].as_str().expect("node.id")
     }
 
+    /// Whose events it takes: `all`, its `own`, or `none`.
+    pub(crate) fn takes(&self) -> &str {
+        self.0["store"]["takes"].as_str().expect("store.takes")
+    }
+
     /// The ids of the peers that this node is connected to.
     pub(crate) fn peers(&self) -> BTreeSet<String> {
         let peers = self.0["peers"].as_array().expect("peers").iter();

@@ -1,6 +1,6 @@
 //! One daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -198,6 +198,13 @@ impl Node {
     pub(crate) fn events(&self, pattern: &str) -> Vec<Event> {
         let done = self.cli(&["sub", pattern, "--from", "start", "--wait", QUIET, "--json"]).expect(exit::TIMED_OUT);
         done.stdout.lines().map(Event::parse).collect()
+    }
+
+    /// The ids of all events of a topic or pattern in its store, read without the daemon, which must not run.
+    #[track_caller]
+    pub(crate) fn exported(&self, pattern: &str) -> BTreeSet<String> {
+        let done = self.cli(&["log", "export", pattern]).expect(exit::OK);
+        event::ids(&done.stdout.lines().map(Event::parse).collect::<Vec<_>>())
     }
 
     #[track_caller]

@@ -61,6 +61,7 @@ fn describe(code: Code) -> (StatusCode, &'static str) {
         Code::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
         Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The media type is not taken here"),
         Code::StoreFull => (StatusCode::INSUFFICIENT_STORAGE, "The store is full"),
+        Code::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
         Code::AcksTimeout => (StatusCode::GATEWAY_TIMEOUT, "Stored, but acknowledged by too few peers"),
         Code::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "The node is stopping"),
         Code::Clock => (StatusCode::INTERNAL_SERVER_ERROR, "The clock is wrong"),
@@ -82,6 +83,7 @@ impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let code = match &error {
             CallError::Refused(Refusal::StoreFull) => Code::StoreFull,
+            CallError::Refused(Refusal::DiskFull) => Code::DiskFull,
             CallError::Refused(Refusal::Clock) => Code::Clock,
             CallError::SystemTopic(_) => Code::SystemTopic,
             CallError::Stopped(_) => Code::Stopped,

@@ -98,6 +98,8 @@ pub enum Code {
     Busy,
     /// The store is full of events that nobody else has; nothing was stored.
     StoreFull,
+    /// The disk that holds the store is full; nothing was stored.
+    DiskFull,
     /// The node's clock cannot stamp events; nothing was stored.
     Clock,
     /// Stored here, but not on as many peers as asked, in time.

@@ -104,7 +104,11 @@ fn show_node(output: &Output, status: &NodeStatus) -> Result<(), CliError> {
                 bytes(store.batch_bytes),
                 bytes(store.disk_bytes),
                 bytes(store.cap_bytes),
-                if store.full { ", FULL" } else { "" }
+                match store.takes.as_str() {
+                    "none" => ", FULL",
+                    "own" => ", takes only own events",
+                    _ => "",
+                }
             ),
         ),
     ];

@@ -7,7 +7,7 @@ use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::interest::Interest;
-use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange};
+use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange, Room};
 use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::oneshot;
 
@@ -54,6 +54,7 @@ pub(crate) struct Facts {
     pub(crate) kept_away: Vec<(u64, KeptAway)>,
     pub(crate) batch_bytes: u64,
     pub(crate) full: bool,
+    pub(crate) takes: &'static str,
     pub(crate) arrivals: u64,
 }
 
@@ -192,6 +193,11 @@ impl Engine {
             kept_away: kept_away.map(|away| (now.wall_ms + away.left_ms, away)).collect(),
             batch_bytes: self.replica.batch_bytes(),
             full: self.replica.is_full(),
+            takes: match (self.replica.room(), self.replica.is_full(), self.replica.takes_others()) {
+                (Room::None, ..) | (_, true, _) => "none",
+                (_, _, false) => "own",
+                _ => "all",
+            },
             arrivals: self.replica.position().arrival.0,
         }
     }
@@ -213,6 +219,13 @@ impl Engine {
                     .to_owned(),
             );
         }
+        let free = crate::units::format_bytes(self.reader.free_bytes().unwrap_or(0));
+        if self.replica.room() == Room::None {
+            problems.push(format!(
+                "the disk that holds the store has only {free} left: publishing is refused and events of others wait; \
+                 free some space on it, and all goes on by itself"
+            ));
+        }
         let off_ms = self.replica.clock_offset_ms();
         if off_ms != 0 {
             problems.push(format!(
@@ -222,6 +235,18 @@ impl Engine {
         }
         let forked = self.replica.logs().filter(|record| record.tips.len() > 1);
         let mut warnings = self.peers.warnings();
+        if self.replica.room() == Room::OwnOnly {
+            warnings.push(format!(
+                "the disk that holds the store has only {free} left, which is kept for this node's own events: those \
+                 of others wait; free some space on it"
+            ));
+        } else if !self.replica.takes_others() && !self.replica.is_full() {
+            warnings.push(
+                "what is left of the store's cap is kept for this node's own events: those of others wait until a \
+                 peer has what fills the store, or the cap is raised"
+                    .to_owned(),
+            );
+        }
         warnings.extend(forked.map(|record| {
             let LogKey { topic, author } = &record.key;
             let author = self.peers.directory().name(author).unwrap_or_else(|| crate::peer_id::text_of(author));

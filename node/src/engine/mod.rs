@@ -4,6 +4,7 @@
 mod calls;
 mod inbox;
 mod peers;
+mod room;
 mod serve;
 mod waiting;
 
@@ -25,6 +26,7 @@ pub(crate) use calls::{Call, Facts, Publish};
 use inbox::Inbound;
 pub(crate) use peers::{BLOCK_MARK, JOIN_MARK, Peers, TOPICS_MARK};
 
+use room::Disk;
 use waiting::Waiting;
 
 use crate::log::{Log, LogError, LogEvent, LogReader};
@@ -90,6 +92,7 @@ pub(crate) struct Engine {
     gathered: Gathered,
     /// What the log reported while it was being waited for.
     backlog: VecDeque<LogEvent>,
+    disk: Disk,
 }
 
 /// Write sets of one turn, merged: what is written together is acknowledged together.
@@ -148,6 +151,7 @@ impl Engine {
             failure: None,
             gathered: Gathered::default(),
             backlog: VecDeque::new(),
+            disk: Disk::new(),
         };
         engine.begin().await;
         let told_to_stop = engine.turn_until_the_end().await;
@@ -196,7 +200,11 @@ impl Engine {
         let drain = filling.then(|| Instant::now() + Duration::from_millis(10));
         let ack = self.deadlines.first().map(|(at, _)| *at);
         let replica = self.started + Duration::from_millis(self.replica.deadline_ms());
-        [drain, ack, Some(replica), self.peers.next_deadline()].into_iter().flatten().min().unwrap_or(replica)
+        [drain, ack, Some(replica), self.peers.next_deadline(), self.disk.next_look()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(replica)
     }
 
     async fn tick(&mut self) {
@@ -294,7 +302,8 @@ impl Engine {
 
     pub(super) async fn feed_all(&mut self, inputs: impl IntoIterator<Item = Input>) {
         let now = self.now();
-        let mut todo = VecDeque::from(self.replica.handle_all(now, inputs));
+        let room = self.disk.look(&self.reader);
+        let mut todo = VecDeque::from(self.replica.handle_all(now, room.into_iter().chain(inputs)));
         while let Some(effect) = todo.pop_front() {
             if let Some(answer) = self.carry_out(effect).await {
                 // The replica asked the store, and hears the answer before anything else.
@@ -353,8 +362,10 @@ impl Engine {
             }
             Effect::Acked { id, peers, complete } => self.acked(id, peers, complete),
             Effect::Refused { id, refusal } => {
-                if let Some(waiting) = self.waiting.remove(&id) {
-                    let _ = waiting.reply.send(Err(CallError::Refused(refusal)));
+                match self.waiting.remove(&id) {
+                    Some(waiting) => drop(waiting.reply.send(Err(CallError::Refused(refusal)))),
+                    // Only this node's record is published with nobody waiting for it.
+                    None => self.peers.record_refused(),
                 }
             }
             Effect::TopicSeen(topic) => self.hear(topic).await,

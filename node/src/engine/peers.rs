@@ -178,6 +178,13 @@ impl Peers {
         }
     }
 
+    /// This node's record could not be published: it is tried again.
+    pub(super) fn record_refused(&mut self) {
+        self.published = None;
+        self.changed = true;
+        self.tended = Instant::now();
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.changed.then(|| self.tended + Duration::from_millis(TEND_MS))
     }

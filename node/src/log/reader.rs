@@ -46,6 +46,12 @@ impl LogReader {
         std::fs::metadata(self.shared.dir.join("db")).map_or(0, |metadata| metadata.len())
     }
 
+    /// Bytes that are free in the file system that holds the store; `None` when the system does not say.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        fs4::available_space(&self.shared.dir).ok()
+    }
+
     /// See [`super::Store::scan`]. Read [`Self::last_arrival`] before: when the answer is empty, nothing is stored from
     /// `after` up to there.
     ///

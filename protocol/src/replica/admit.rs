@@ -48,7 +48,7 @@ impl<S: Signer> Replica<S> {
             self.wants.progress(&peer, self.now.mono_ms);
             self.wants.brought(&log, batch.header().last_seq());
         }
-        if !self.interest.holds(&self.me, &log) || (self.pruning.is_full() && log.author != self.me) {
+        if !self.interest.holds(&self.me, &log) || (!self.takes_others() && log.author != self.me) {
             return;
         }
         self.see_topic(&log.topic);

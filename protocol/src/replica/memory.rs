@@ -1,6 +1,6 @@
 //! What is remembered of peers, so that the next meeting starts where the last one ended.
 
-use super::Replica;
+use super::{Replica, Room};
 use crate::frame::Memory;
 use crate::heads::LogKey;
 use crate::ids::Author;
@@ -22,6 +22,10 @@ impl<S: Signer> Replica<S> {
 
     /// Writes up to where the heads of peers are known, and covered here, so that the next meeting starts from there.
     pub(super) fn remember(&mut self, only: Option<Author>) {
+        // What is not written now is written once there is room.
+        if self.room == Room::None {
+            return;
+        }
         let mut set = WriteSet::default();
         let mut memories = Vec::new();
         for (peer, link) in self.links.iter_mut().filter(|(peer, _)| only.is_none_or(|only| only == **peer)) {

@@ -18,8 +18,6 @@ mod types;
 
 pub use links::digest;
 pub use memory::MEMORY_MARK;
-#[doc(hidden)]
-pub use report::Sizes;
 pub use types::*;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -85,6 +83,7 @@ pub struct Replica<S> {
     memories_at_ms: u64,
     topics_seen: BTreeSet<Topic>,
     pruning: prune::Pruning,
+    room: Room,
     probes: BTreeMap<u64, BTreeMap<Author, probes::Progress>>,
     twin: Option<Incarnation>,
     clock_offset_ms: i64,
@@ -132,6 +131,7 @@ impl<S: Signer> Replica<S> {
             memories_at_ms: 0,
             topics_seen,
             pruning: prune::Pruning::default(),
+            room: Room::Ample,
             probes: BTreeMap::new(),
             twin: None,
             clock_offset_ms: 0,
@@ -186,6 +186,10 @@ impl<S: Signer> Replica<S> {
             Input::SetInterest(interest) => self.set_interest(interest),
             Input::Probe { id } => self.probe(id),
             Input::SetMarks(marks) => self.write(WriteSet { marks, ..WriteSet::default() }, Vec::new(), Vec::new()),
+            Input::Room(room) => {
+                self.room = room;
+                self.plan_pending = true;
+            }
             Input::Tick => {
                 self.wants.expire(self.now.mono_ms);
                 self.plan_pending = true;

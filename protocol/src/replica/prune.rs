@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Effect, OldBatch, Replica};
+use super::{Effect, OldBatch, Replica, Room};
 use crate::heads::{LogKey, LogRecord};
 use crate::ids::Arrival;
 use crate::sign::Signer;
 use crate::write_set::WriteSet;
 
-/// Pruning goes on until the store is this much below its cap, in percent of the cap.
+/// Pruning goes on until the store is this much below its cap, in percent of the cap. Where it cannot, this much is the
+/// reserve that only own events may fill.
 const SLACK_PERCENT: u64 = 5;
 /// After a pass that could not free enough, the next one waits so long.
 const RETRY_MS: u64 = 5_000;
@@ -17,38 +18,51 @@ const RETRY_MS: u64 = 5_000;
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
     listing: bool,
-    /// The write that prunes: until it is durable, what the store lists and counts still has what is being pruned.
-    token: u64,
     after: Arrival,
     retry_at_ms: u64,
-    full: bool,
+    /// Nothing more can be pruned and the reserve is being used.
+    tight: bool,
+    /// The cap was exceeded, and the target is not reached yet.
+    begun: bool,
     /// Sparing the last batches of logs did not free enough.
     hard: bool,
 }
 
 impl Pruning {
-    /// Nothing more can be pruned and the store is at its cap.
-    pub(super) fn is_full(&self) -> bool {
-        self.full
+    /// Nothing more can be pruned, and what room is left is for own events.
+    pub(super) fn is_tight(&self) -> bool {
+        self.tight
     }
 
     /// Something that could not be pruned before may be now.
     pub(super) fn retry(&mut self) {
-        if self.full {
+        if self.tight {
             self.retry_at_ms = 0;
         }
     }
 }
 
 impl<S: Signer> Replica<S> {
+    /// Nothing more can be pruned and the store is at its cap.
+    pub(super) fn store_is_full(&self) -> bool {
+        self.pruning.tight && self.batch_bytes > self.cap_bytes
+    }
+
+    /// Bytes that pruning leaves, and that events of others may fill when nothing can be pruned.
+    fn target_bytes(&self) -> u64 {
+        self.cap_bytes - self.cap_bytes / 100 * SLACK_PERCENT
+    }
+
     pub(super) fn prune_if_full(&mut self) {
-        if self.batch_bytes <= self.cap_bytes {
-            self.pruning.full = false;
-            self.pruning.hard = false;
+        if self.batch_bytes <= self.target_bytes() {
+            (self.pruning.begun, self.pruning.hard, self.pruning.tight) = (false, false, false);
+        }
+        self.pruning.begun |= self.batch_bytes > self.cap_bytes;
+        if !self.pruning.begun {
             return;
         }
-        let idle = !self.pruning.listing && self.pruning.token <= self.written();
-        if idle && self.pruning.retry_at_ms <= self.now.mono_ms {
+        // Pruning writes, too.
+        if self.room != Room::None && !self.pruning.listing && self.pruning.retry_at_ms <= self.now.mono_ms {
             self.pruning.listing = true;
             self.effects.push(Effect::ListOldest { after: self.pruning.after });
         }
@@ -56,7 +70,7 @@ impl<S: Signer> Replica<S> {
 
     pub(super) fn prune(&mut self, batches: Vec<OldBatch>, end: bool) {
         self.pruning.listing = false;
-        let target = self.cap_bytes - self.cap_bytes / 100 * SLACK_PERCENT;
+        let target = self.target_bytes();
         let mut remaining = self.batch_bytes;
         let mut set = WriteSet::default();
         let mut records: BTreeMap<LogKey, LogRecord> = BTreeMap::new();
@@ -82,13 +96,12 @@ impl<S: Signer> Replica<S> {
             set.logs = touched.collect();
             self.batch_bytes = remaining;
             self.write(set, Vec::new(), Vec::new());
-            self.pruning.token = self.last_token;
         }
         if remaining > target && end {
             self.pruning.after = Arrival(0);
             let tried_all = std::mem::replace(&mut self.pruning.hard, true);
             if tried_all {
-                self.pruning.full = remaining > self.cap_bytes;
+                self.pruning.tight = true;
                 self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
             }
         }

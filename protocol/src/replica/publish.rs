@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Effect, Refusal, Replica};
+use super::{Effect, Refusal, Replica, Room};
 use crate::batch::{self, VerifiedBatch};
 use crate::event::EncodedEvent;
 use crate::frame::Frame;
@@ -125,13 +125,20 @@ impl<S: Signer> Replica<S> {
         let oldest_ms = self.sequencer.oldest_ms().unwrap_or(self.now.mono_ms);
         let hopeful = self.links.values().any(|link| link.is_live()) && oldest_ms + FULL_WAIT_MS > self.now.mono_ms;
         if !hopeful {
-            let refuse = |p: Publication| Effect::Refused { id: p.id, refusal: Refusal::StoreFull };
-            self.effects.extend(self.sequencer.drain().into_iter().map(refuse));
+            self.refuse_queued(&Refusal::StoreFull);
         }
     }
 
+    fn refuse_queued(&mut self, refusal: &Refusal) {
+        let refuse = |p: Publication| Effect::Refused { id: p.id, refusal: refusal.clone() };
+        self.effects.extend(self.sequencer.drain().into_iter().map(refuse));
+    }
+
     pub(super) fn seal_queued(&mut self) {
-        if self.pruning.is_full() {
+        if self.room == Room::None {
+            return self.refuse_queued(&Refusal::DiskFull);
+        }
+        if self.store_is_full() {
             return self.wait_for_room();
         }
         while !self.sequencer.is_empty()

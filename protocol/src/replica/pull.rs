@@ -15,7 +15,7 @@ impl<S: Signer> Replica<S> {
             found.cloned().unwrap_or_else(|| LogRecord::new(key.clone()))
         };
         // The disk comes first: what is on its way to it must not pile up.
-        if self.writes.len() > 256 {
+        if self.writes.len() > 256 || !self.takes_others() {
             return;
         }
         for (id, peer, ranges) in self.wants.plan(self.now.mono_ms, record) {

@@ -198,8 +198,22 @@ pub enum Input {
     },
     /// Small values to be kept: the driver's own.
     SetMarks(Vec<(Vec<u8>, Option<Vec<u8>>)>),
+    /// How much room the disk has from now on.
+    Room(Room),
     /// Time has passed.
     Tick,
+}
+
+/// How much room the disk that holds the store has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Room {
+    /// Enough for everybody's events.
+    #[default]
+    Ample,
+    /// What is left is kept for the node's own events: those of others are left for later.
+    OwnOnly,
+    /// Not enough to write any event safely.
+    None,
 }
 
 /// Why a publication was refused. Nothing of it was stored.
@@ -210,6 +224,11 @@ pub enum Refusal {
         "the store is full of events that no other node has yet: connect a peer that subscribes to them, or raise store.cap"
     )]
     StoreFull,
+    /// The disk that holds the store is full.
+    #[error(
+        "the disk that holds the store is full, and nothing was stored: free some space on it; publishing goes on by itself then"
+    )]
+    DiskFull,
     /// The clock is at the end of time.
     #[error("the clock is past the year 2200: set it right and restart the node")]
     Clock,

@@ -4,7 +4,7 @@ use roundelay_protocol::frame::{Frame, Head, Hello};
 use roundelay_protocol::heads::LogKey;
 use roundelay_protocol::ids::{BatchHash, StoreEpoch};
 use roundelay_protocol::interest::Interest;
-use roundelay_protocol::replica::{Input, Now, Source};
+use roundelay_protocol::replica::{Input, Now, Room, Source};
 use roundelay_protocol::topic::{Pattern, Topic};
 
 use crate::SimMesh;
@@ -338,4 +338,54 @@ fn a_full_store_makes_publishers_wait_while_a_peer_takes_what_fills_it() {
     mesh.run(20_000);
     assert_eq!(mesh.nodes[0].refused, 0);
     assert_eq!(mesh.nodes[1].contents().len(), 2_000);
+}
+
+#[test]
+fn what_finds_no_room_on_the_disk_comes_once_there_is_some() {
+    let mut mesh = SimMesh::new(2);
+    mesh.link(0, 1);
+    mesh.run(1_000);
+    mesh.publish(0, "a", 5);
+    mesh.run(1_000);
+    mesh.input(1, Input::Room(Room::OwnOnly));
+    mesh.publish(0, "a", 5);
+    mesh.publish(1, "b", 5);
+    mesh.run(60_000);
+    assert_eq!((mesh.nodes[0].contents().len(), mesh.nodes[1].contents().len()), (15, 10));
+    mesh.input(1, Input::Room(Room::None));
+    mesh.publish(1, "b", 5);
+    mesh.publish(0, "a", 5);
+    mesh.run(60_000);
+    assert_eq!(mesh.nodes[1].refused, 1);
+    assert_eq!((mesh.nodes[0].contents().len(), mesh.nodes[1].contents().len()), (20, 10));
+    mesh.input(1, Input::Room(Room::Ample));
+    mesh.publish(1, "b", 5);
+    mesh.run(60_000);
+    assert_eq!(mesh.nodes[0].contents(), mesh.nodes[1].contents());
+    assert_eq!(mesh.nodes[0].contents().len(), 25);
+}
+
+#[test]
+fn the_end_of_a_store_is_for_own_events() {
+    let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, 100_000)]);
+    let now = mesh.now();
+    let effects = mesh.nodes[0].subscribe(now, &["a"]);
+    mesh.carry_out(0, effects);
+    // No peer will announce these, so they cannot be pruned.
+    while mesh.nodes[1].replica.batch_bytes() < 98_000 {
+        mesh.publish(1, "own", 5);
+        mesh.run(10);
+    }
+    mesh.link(0, 1);
+    for _ in 0..100 {
+        mesh.publish(0, "a", 5);
+        mesh.run(10);
+    }
+    mesh.run(20_000);
+    assert!(!mesh.nodes[1].replica.takes_others() && !mesh.nodes[1].replica.is_full());
+    for _ in 0..5 {
+        mesh.publish(1, "own", 5);
+        mesh.run(1_000);
+    }
+    assert_eq!(mesh.nodes[1].refused, 0);
 }
