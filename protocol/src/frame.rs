@@ -86,7 +86,7 @@ pub struct Head {
     pub log: LogKey,
     /// The sender lacks the events up to this sequence number.
     pub floor: u64,
-    /// Its tips there: sequence number and hash of the last batch, sorted.
+    /// Its tips there: sequence number and hash of the last batch; sorted, each once.
     pub tips: Vec<(u64, BatchHash)>,
 }
 
@@ -310,7 +310,7 @@ impl Frame {
             (kind::PULL_END, 4) => {
                 let (id, served) = (r.uint("pull")?, r.uint("served")?);
                 let count = list_of(r, "missing", MAX_MISSING, 3)?;
-                let read = |_| Ok(Missing { range: r.uint("range")?, from: r.uint("from")?, to: r.uint("to")? });
+                let read = |_| read_missing(r);
                 Self::PullEnd { id, served, missing: (0..count).map(read).collect::<Result<_, CodecError>>()? }
             }
             (kind::HURRY, 1) => Self::Hurry,
@@ -401,12 +401,18 @@ fn read_heads(r: &mut Reader<'_>) -> Result<Vec<Head>, CodecError> {
     for _ in 0..list_of(r, "heads", MAX_PAGE, 2)? {
         let topic = read_topic(r)?;
         for _ in 0..r.list("heads", MAX_PAGE)? {
-            let tips = (r.list("head", 2 + MAX_TIPS * 2)?.checked_sub(2).ok_or(CodecError::Malformed("head"))?) / 2;
+            // The author and the floor take as many items as a tip.
+            let tips = list_of(r, "head", 1 + MAX_TIPS, 2)?.checked_sub(1).ok_or(CodecError::Malformed("head"))?;
             let log = LogKey { topic: topic.clone(), author: Author(r.fixed("author")?) };
             let floor = read_seq(r, "floor")?;
-            let tips = (0..tips)
+            let tips: Vec<_> = (0..tips)
                 .map(|_| Ok((read_seq(r, "seq")?, BatchHash(r.fixed("hash")?))))
                 .collect::<Result<_, CodecError>>()?;
+            // A batch ends at 1 or later.
+            let sound = tips.first().is_none_or(|(seq, _)| *seq > 0) && tips.is_sorted_by(|one, next| one < next);
+            if !sound {
+                return Err(CodecError::OutOfBounds("tips"));
+            }
             heads.push(Head { log, floor, tips });
         }
         if heads.len() > MAX_PAGE {
@@ -421,6 +427,11 @@ fn read_range(r: &mut Reader<'_>) -> Result<Range, CodecError> {
     let log = LogKey { topic: read_topic(r)?, author: Author(r.fixed("author")?) };
     let (after, upto) = (read_seq(r, "after")?, read_seq(r, "upto")?);
     if after < upto { Ok(Range { log, after, upto }) } else { Err(CodecError::OutOfBounds("range")) }
+}
+
+fn read_missing(r: &mut Reader<'_>) -> Result<Missing, CodecError> {
+    let missing = Missing { range: r.uint("range")?, from: read_seq(r, "from")?, to: read_seq(r, "to")? };
+    if missing.from <= missing.to { Ok(missing) } else { Err(CodecError::OutOfBounds("missing")) }
 }
 
 /// Opens a list of records that have so many items each, and says how many records.

@@ -438,5 +438,5 @@ fn start_of(record: &LogRecord, upto: u64, back: u64) -> u64 {
         (None, None) if record.tips.is_empty() => 0,
         (None, None) => upto.saturating_sub(16),
     };
-    start.saturating_sub(back).max(record.floor.min(upto - 1))
+    start.saturating_sub(back).max(record.floor.min(upto.saturating_sub(1)))
 }

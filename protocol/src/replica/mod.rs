@@ -18,6 +18,8 @@ mod types;
 
 pub use links::digest;
 pub use memory::MEMORY_MARK;
+#[doc(hidden)]
+pub use report::Sizes;
 pub use types::*;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

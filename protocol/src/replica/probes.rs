@@ -52,7 +52,7 @@ impl<S: Signer> Replica<S> {
     }
 
     /// The last write that is durable.
-    fn written(&self) -> u64 {
+    pub(super) fn written(&self) -> u64 {
         self.writes.front().map_or(self.last_token, |write| write.token - 1)
     }
 

@@ -18,6 +18,8 @@ const RETRY_MS: u64 = 5_000;
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
     listing: bool,
+    /// The write that prunes: until it is durable, what the store lists and counts still has what is being pruned.
+    token: u64,
     after: Arrival,
     retry_at_ms: u64,
     /// Nothing more can be pruned and the reserve is being used.
@@ -62,7 +64,8 @@ impl<S: Signer> Replica<S> {
             return;
         }
         // Pruning writes, too.
-        if self.room != Room::None && !self.pruning.listing && self.pruning.retry_at_ms <= self.now.mono_ms {
+        let idle = self.room != Room::None && !self.pruning.listing && self.pruning.token <= self.written();
+        if idle && self.pruning.retry_at_ms <= self.now.mono_ms {
             self.pruning.listing = true;
             self.effects.push(Effect::ListOldest { after: self.pruning.after });
         }
@@ -96,6 +99,7 @@ impl<S: Signer> Replica<S> {
             set.logs = touched.collect();
             self.batch_bytes = remaining;
             self.write(set, Vec::new(), Vec::new());
+            self.pruning.token = self.last_token;
         }
         if remaining > target && end {
             self.pruning.after = Arrival(0);

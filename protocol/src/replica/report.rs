@@ -8,7 +8,36 @@ use crate::ids::{Author, Incarnation};
 use crate::interest::Interest;
 use crate::sign::Signer;
 
+/// How much a replica keeps of what its bounds are about. For tests.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Look-ups under way.
+    pub lookups: usize,
+    /// Logs with wants.
+    pub wanted_logs: usize,
+    /// Wants of the log that has the most.
+    pub wants: usize,
+    /// Pulls under way.
+    pub pulls: usize,
+    /// Unanswered probes of peers.
+    pub peer_probes: usize,
+}
+
 impl<S: Signer> Replica<S> {
+    /// How much is kept. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            lookups: self.lookups.len(),
+            wanted_logs: self.wants.iter().count(),
+            wants: self.wants.iter().map(|(log, _)| self.wants.places(log).len()).max().unwrap_or(0),
+            pulls: self.wants.pulls(),
+            peer_probes: self.links.values().map(|link| link.probes.len()).sum(),
+        }
+    }
+
     /// Who this node is.
     #[must_use]
     pub fn author(&self) -> Author {
@@ -130,7 +159,7 @@ impl<S: Signer> Replica<S> {
         }
         let here = |log: &LogKey| self.logs.get(log).map_or(0, LogRecord::last_seq);
         for (log, to) in self.wants.iter() {
-            let from = here(log).min(to - 1) + 1;
+            let from = here(log).min(to.saturating_sub(1)) + 1;
             missing.push(MissingRange { log: log.clone(), from, to, reason: MissingReason::NotFetched });
         }
         missing
