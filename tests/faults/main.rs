@@ -7,7 +7,16 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod addresses;
+mod clocks;
+mod dice;
 mod disk_full;
+mod kills;
 mod loop_disk;
 mod needs;
+mod pause;
 mod power_loss;
+mod restores;
+mod slow_disk;
+mod soak;
+mod weather;

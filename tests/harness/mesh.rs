@@ -9,14 +9,17 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::event::{Event, assert_delivered, ids};
+use super::lan::Lan;
 use super::network::Network;
-use super::node::Node;
+use super::node::{Node, Site};
 use super::{DEADLINE_ARG, eventually, exit};
 
 /// Nodes by their number. Dropping it kills them all and removes their homes.
 pub(crate) struct Mesh {
-    nodes: Vec<Node>,
+    nodes: Vec<Arc<Node>>,
     pub(crate) network: Arc<Network>,
+    /// Where its nodes are instead, when they are in namespaces
+    lan: Option<Arc<Lan>>,
     folder: TempDir,
     _place: Place,
 }
@@ -29,16 +32,32 @@ impl Mesh {
         let short = |folder: &PathBuf| folder.as_os_str().len() < 60;
         let parent = Some(std::env::temp_dir()).filter(short).unwrap_or_else(|| "/tmp".into());
         let folder = tempfile::Builder::new().prefix("rdl").tempdir_in(parent).expect("a folder for homes");
-        Self { nodes: Vec::new(), network: Arc::new(Network::new()), folder, _place: place }
+        Self { nodes: Vec::new(), network: Arc::new(Network::new()), lan: None, folder, _place: place }
+    }
+
+    /// No nodes yet, and those to come are in network namespaces of their own, without proxies.
+    pub(crate) fn apart() -> Self {
+        let mut mesh = Self::empty();
+        mesh.lan = Some(Arc::new(Lan::new()));
+        mesh
+    }
+
+    /// The network of a mesh whose nodes are in namespaces.
+    pub(crate) fn lan(&self) -> &Lan {
+        self.lan.as_ref().expect("a mesh of namespaces")
     }
 
     /// `count` running nodes that joined through the first.
     pub(crate) fn star(count: usize) -> Self {
-        let mut mesh = Self::empty();
-        for index in 0..count {
-            mesh.start(if index == 0 { &[] } else { &[0] }, &[]);
+        Self::empty().with(count)
+    }
+
+    /// The same mesh with `count` more running nodes that joined through the first.
+    pub(crate) fn with(mut self, count: usize) -> Self {
+        for _ in 0..count {
+            self.start(if self.nodes.is_empty() { &[] } else { &[0] }, &[]);
         }
-        mesh
+        self
     }
 
     /// `count` running nodes in a row, each joined through the one before, that can reach their neighbours only.
@@ -69,13 +88,37 @@ impl Mesh {
         for other in join {
             all.extend(["--join".to_owned(), self[*other].address()]);
         }
-        let node = Node::new(self.folder.path(), self.network.clone(), all);
-        self.nodes.push(node);
-        self.nodes.len() - 1
+        let site = match &self.lan {
+            Some(lan) => Site::apart(lan.clone()),
+            None => Site::proxied(self.network.clone()),
+        };
+        self.add(site, all)
+    }
+
+    /// One more node that does not run yet, on this machine's own network, where its flags tell it to listen.
+    pub(crate) fn prepare_bare(&mut self, flags: &[&str]) -> usize {
+        self.add(Site::Bare, flags.iter().map(|flag| (*flag).to_owned()).collect())
+    }
+
+    fn add(&mut self, site: Site, flags: Vec<String>) -> usize {
+        let index = self.nodes.len();
+        self.nodes.push(Arc::new(Node::new(self.folder.path(), index, site, flags)));
+        index
+    }
+
+    /// A node, to be kept.
+    pub(crate) fn node(&self, index: usize) -> &Arc<Node> {
+        &self.nodes[index]
     }
 
     /// Where files for a test can be put.
     pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Leaves all homes where they are, for people to look at.
+    pub(crate) fn keep_homes(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
         self.folder.path()
     }
 

@@ -4,7 +4,8 @@
 //! - `run` runs one command to its end, with a deadline
 //! - `node` is one daemon and what can be done to it: start, stop, kill, pause, ask
 //! - `mesh` is several of them and what must become true of all
-//! - `network` is the only way between them: a TCP proxy before each, with a rule for each direction of each pair
+//! - `network` is the way between them: a TCP proxy before each, with a rule for each direction of each pair
+//! - `lan` is the other way between them, for root: a network namespace a node, joined by a bridge
 //! - `load` publishes and subscribes in the background
 //! - `event` reads events and status as the command line prints them, and checks what a delivery promises
 //!
@@ -15,6 +16,7 @@
 
 mod binary;
 mod event;
+mod lan;
 mod load;
 mod mesh;
 mod network;
@@ -25,11 +27,13 @@ mod run;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-pub(crate) use event::{Event, acknowledged_id, assert_delivered, assert_no_number_used_twice, ids};
-pub(crate) use load::{Publisher, Subscriber};
+pub(crate) use event::{Event, Peer, acknowledged_id, assert_delivered, assert_no_number_used_twice, ids};
+pub(crate) use lan::Lan;
+pub(crate) use load::{Follower, Publisher, Stream, Subscriber};
 pub(crate) use mesh::Mesh;
 pub(crate) use network::{Network, Way};
 pub(crate) use node::Node;
+pub(crate) use run::mentions;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
@@ -49,10 +53,16 @@ pub(crate) mod exit {
 
 /// Waits until `condition` holds; fails with `what` when it does not within the deadline.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(DEADLINE, what, condition);
+}
+
+/// The same with another deadline.
+#[track_caller]
+pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
         sleep(Duration::from_millis(200));
     }
 }

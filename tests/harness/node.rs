@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::event::{self, Event, Status, Topic};
+use super::lan::{self, Lan};
 use super::network::Network;
 use super::run::{self, Finished};
 use super::{DEADLINE, DEADLINE_ARG, exit, procfs};
@@ -19,28 +21,61 @@ const QUIET: &str = "3s";
 pub(crate) struct Node {
     pub(crate) index: usize,
     pub(crate) home: PathBuf,
-    /// What others know it by
-    pub(crate) public_port: u16,
-    pub(crate) hidden_port: u16,
+    site: Site,
     flags: Mutex<Vec<String>>,
+    /// A command that its process is started with
+    wrapper: Mutex<Vec<String>>,
     child: Mutex<Option<Child>>,
     id: OnceLock<String>,
-    network: Arc<Network>,
+}
+
+/// Where a node stands, and how others reach it.
+pub(crate) enum Site {
+    /// On the loopback interface behind a proxy: only the public port is told to others
+    Proxied { network: Arc<Network>, station: usize, hidden_port: u16, public_port: u16 },
+    /// In a network namespace of its own
+    Apart { lan: Arc<Lan>, host: usize },
+    /// On this machine's network, listening where its flags say; nothing can come between
+    Bare,
+}
+
+impl Site {
+    pub(crate) fn proxied(network: Arc<Network>) -> Self {
+        let (station, hidden_port, public_port) = network.add();
+        Self::Proxied { network, station, hidden_port, public_port }
+    }
+
+    pub(crate) fn apart(lan: Arc<Lan>) -> Self {
+        let host = lan.add();
+        Self::Apart { lan, host }
+    }
 }
 
 impl Node {
     /// A node that was never started, with its home in `folder`.
-    pub(crate) fn new(folder: &Path, network: Arc<Network>, flags: Vec<String>) -> Self {
-        let (index, hidden_port, public_port) = network.add();
+    pub(crate) fn new(folder: &Path, index: usize, site: Site, flags: Vec<String>) -> Self {
         Self {
             index,
             home: folder.join(index.to_string()),
-            public_port,
-            hidden_port,
+            site,
             flags: Mutex::new(flags),
+            wrapper: Mutex::default(),
             child: Mutex::default(),
             id: OnceLock::new(),
-            network,
+        }
+    }
+
+    /// From its next start on it runs through another program, which has to become it, or to leave it the process:
+    /// `env`, or `strace -D`.
+    pub(crate) fn run_through(&self, wrapper: &[&str]) {
+        *self.wrapper.lock().expect("wrapper") = wrapper.iter().map(|part| (*part).to_owned()).collect();
+    }
+
+    /// The port that it listens on behind its proxy.
+    pub(crate) fn hidden_port(&self) -> u16 {
+        match &self.site {
+            Site::Proxied { hidden_port, .. } => *hidden_port,
+            Site::Apart { .. } | Site::Bare => panic!("node {} is behind no proxy", self.index),
         }
     }
 
@@ -51,7 +86,7 @@ impl Node {
     pub(crate) fn start(&self) {
         let child = self.up().stdout(self.log("out")).stderr(self.log("err")).stdin(Stdio::null()).spawn();
         let child = child.expect("roundelay starts");
-        self.network.set_pid(self.index, Some(child.id()));
+        self.tell_pid(Some(child.id()));
         *self.child() = Some(child);
         let start = Instant::now();
         while self.try_status().is_none() {
@@ -109,13 +144,48 @@ impl Node {
     }
 
     fn up(&self) -> Command {
-        let (hidden, public) = (self.hidden_port, self.public_port);
-        let mut command = run::roundelay(["--home"]);
-        command.arg(&self.home).args(["up", "--no-mdns", "--name", &format!("node-{}", self.index)]);
-        command.arg("--listen").arg(format!("/ip4/127.0.0.1/tcp/{hidden}"));
-        command.arg("--advertise").arg(format!("/ip4/127.0.0.1/tcp/{public}"));
+        let (mut prefix, addresses) = match &self.site {
+            Site::Proxied { hidden_port, public_port, .. } => {
+                let address = |port| format!("/ip4/127.0.0.1/tcp/{port}");
+                (Vec::new(), vec![("--listen", address(hidden_port)), ("--advertise", address(public_port))])
+            }
+            Site::Apart { lan, host } => {
+                let address = format!("/ip4/{}/tcp/{}", Lan::address(*host), lan::PORT);
+                (lan.prefix(*host), vec![("--listen", address)])
+            }
+            Site::Bare => (Vec::new(), Vec::new()),
+        };
+        prefix.extend(self.wrapper.lock().expect("wrapper").iter().cloned());
+        let mut command = run::roundelay_through(&prefix);
+        command.arg("--home").arg(&self.home).args(["up", "--no-mdns", "--name", &format!("node-{}", self.index)]);
+        command.args(addresses.iter().flat_map(|(flag, address)| [*flag, address.as_str()]));
         command.args(self.flags.lock().expect("flags").iter());
         command
+    }
+
+    fn tell_pid(&self, pid: Option<u32>) {
+        if let Site::Proxied { network, station, .. } = &self.site {
+            network.set_pid(*station, pid);
+        }
+    }
+
+    /// Whether its process has ended, though nobody stopped it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.child().as_mut().is_some_and(|child| child.try_wait().expect("wait for a node").is_some())
+    }
+
+    /// The memory that its process holds, in KiB; 0 while there is none.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        self.pid().and_then(procfs::memory_bytes).map_or(0, |(resident, _)| resident / 1024)
+    }
+
+    /// How many files and sockets its process has open.
+    pub(crate) fn open_files(&self) -> usize {
+        self.pid().map_or(0, procfs::open_files)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.child().as_ref().map(Child::id)
     }
 
     fn signal(&self, name: &str) {
@@ -130,14 +200,14 @@ impl Node {
 
     fn gone(&self) {
         *self.child() = None;
-        self.network.set_pid(self.index, None);
+        self.tell_pid(None);
     }
 
     /// The memory that its process holds, and the most that it ever held, in bytes.
     #[track_caller]
     pub(crate) fn memory_bytes(&self) -> (u64, u64) {
         let pid = self.child().as_ref().expect("it runs").id();
-        procfs::memory_bytes(pid)
+        procfs::memory_bytes(pid).expect("its memory")
     }
 
     // ---- what it prints
@@ -150,6 +220,11 @@ impl Node {
     /// Everything that it has said on stderr, and what background commands on it have.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(self.home.with_extension("err")).unwrap_or_default()
+    }
+
+    /// The end of what it has said.
+    pub(crate) fn last_words(&self) -> String {
+        run::tail(&self.said())
     }
 
     pub(crate) fn log(&self, extension: &str) -> File {
@@ -244,7 +319,11 @@ impl Node {
     /// What to give to another node's `--join`.
     #[track_caller]
     pub(crate) fn address(&self) -> String {
-        format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", self.public_port, self.id())
+        match &self.site {
+            Site::Proxied { public_port, .. } => format!("/ip4/127.0.0.1/tcp/{public_port}/p2p/{}", self.id()),
+            Site::Apart { host, .. } => format!("/ip4/{}/tcp/{}/p2p/{}", Lan::address(*host), lan::PORT, self.id()),
+            Site::Bare => self.status().listen().into_iter().next().expect("it listens"),
+        }
     }
 
     pub(crate) fn is_connected_to(&self, other: &Node) -> bool {
@@ -303,7 +382,11 @@ fn copy_folder(from: &Path, to: &Path) {
         if kind.is_dir() {
             copy_folder(&entry.path(), &target);
         } else if kind.is_file() {
-            fs::copy(entry.path(), target).expect("copy a file");
+            match fs::copy(entry.path(), target) {
+                // A store that is in use removes files.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                copied => drop(copied.expect("copy a file")),
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Finds out which process holds which TCP connection, and how much memory, without privileges.
+//! Finds out which process holds which TCP connection, and what a process uses, without privileges.
 
 use std::fs;
 
@@ -47,12 +47,18 @@ pub(crate) fn connected_to(pids: &[(usize, u32)], remote_port: u16) -> Option<us
     open.flat_map(|socket| pids.iter().find(|(_, pid)| holds(*pid, &socket.inode)).map(|(index, _)| *index)).next()
 }
 
-/// The resident memory of a process, and the most that it ever was, in bytes.
-pub(crate) fn memory_bytes(pid: u32) -> (u64, u64) {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let kib = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of /proc/PID/status");
-        line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number")
+/// The resident memory of a process, and the most that it ever was, in bytes; None when it is gone.
+pub(crate) fn memory_bytes(pid: u32) -> Option<(u64, u64)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse().ok()?;
+        Some(kib * 1024)
     };
-    (kib("VmRSS") * 1024, kib("VmHWM") * 1024)
+    Some((bytes("VmRSS")?, bytes("VmHWM")?))
+}
+
+/// How many files and sockets a process has open.
+pub(crate) fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }

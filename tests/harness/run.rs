@@ -48,8 +48,22 @@ pub(crate) fn tail(text: &str) -> String {
 
 /// A command of the executable under test, free of what the caller's environment would change.
 pub(crate) fn roundelay<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(binary::roundelay());
-    command.args(args).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
+    let mut command = roundelay_through(&[]);
+    command.args(args);
+    command
+}
+
+/// The same, without arguments yet, started by another command.
+pub(crate) fn roundelay_through(prefix: &[String]) -> Command {
+    let mut command = match prefix {
+        [] => Command::new(binary::roundelay()),
+        [program, args @ ..] => {
+            let mut command = Command::new(program);
+            command.args(args).arg(binary::roundelay());
+            command
+        }
+    };
+    command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ROUNDELAY_") {
             command.env_remove(name);

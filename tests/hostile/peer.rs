@@ -101,7 +101,7 @@ impl Hostile {
 
     /// Dials a node past the proxies of the test network, once, without waiting.
     pub(crate) fn dial(&self, node: &Node) {
-        let address = Multiaddr::from(Ipv4Addr::LOCALHOST).with(Protocol::Tcp(node.hidden_port));
+        let address = Multiaddr::from(Ipv4Addr::LOCALHOST).with(Protocol::Tcp(node.hidden_port()));
         self.order(Order::Dial(id_of(node), address));
     }
 

@@ -10,15 +10,15 @@ use crate::harness::{Mesh, exit};
 fn the_port_is_taken() {
     let mut mesh = Mesh::empty();
     let node = mesh.prepare(&[], &[]);
-    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, mesh[node].hidden_port)).expect("the port");
-    let port = mesh[node].hidden_port.to_string();
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, mesh[node].hidden_port())).expect("the port");
+    let port = mesh[node].hidden_port().to_string();
     mesh[node].run_to_its_end().expect(exit::FAILURE).saying(&["in use", "taken"]).saying(&[&port]);
 }
 
 #[test]
 fn the_port_is_taken_by_another_node() {
     let mut mesh = Mesh::star(1);
-    let taken = format!("/ip4/127.0.0.1/tcp/{}", mesh[0].hidden_port);
+    let taken = format!("/ip4/127.0.0.1/tcp/{}", mesh[0].hidden_port());
     let node = mesh.prepare(&[], &["--listen", &taken]);
     mesh[node].run_to_its_end().expect(exit::FAILURE).saying(&["in use", "taken"]);
 }
