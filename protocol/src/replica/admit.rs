@@ -4,8 +4,9 @@ use super::{Effect, MAX_LOOKUPS, Notice, Replica, Source};
 use crate::batch::VerifiedBatch;
 use crate::frame::Range;
 use crate::heads::{Hole, LogKey, LogRecord, MAX_HOLES, Tip};
+use crate::hlc::Hlc;
 use crate::ids::{Author, BatchHash};
-use crate::limits::MAX_TIPS;
+use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_TIPS};
 use crate::sign::Signer;
 use crate::write_set::WriteSet;
 
@@ -235,11 +236,18 @@ impl<S: Signer> Replica<S> {
         true
     }
 
-    /// Another live process that publishes as this node: its stamps are from after our start.
+    /// Another live process that publishes as this node: its stamps are from after our start, by a clock that peers
+    /// share. What a replaced disk held was stamped earlier, or by a clock that was off.
     fn look_for_twin(&mut self, batch: &VerifiedBatch) {
         let header = batch.header();
         let foreign = header.author == self.me && header.incarnation != self.incarnation;
-        if foreign && header.first_hlc > self.born && self.twin != Some(header.incarnation) {
+        if !foreign || self.twin == Some(header.incarnation) || self.doubts_clock() {
+            return;
+        }
+        let now_ms = self.wall_ms();
+        let started = Hlc::from_ms(now_ms.saturating_sub(self.now.mono_ms.saturating_sub(self.started_mono_ms)));
+        let far = Hlc::from_ms(now_ms.saturating_add(MAX_CLOCK_AHEAD_MS));
+        if header.first_hlc > self.greatest_at_start.max(started) && header.first_hlc < far {
             self.twin = Some(header.incarnation);
             self.effects.push(Effect::Notice(Notice::Twin { incarnation: header.incarnation }));
         }

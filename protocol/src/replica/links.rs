@@ -436,6 +436,15 @@ impl<S: Signer> Replica<S> {
         let median = ahead.get(ahead.len() / 2).copied().unwrap_or(0);
         self.clock_offset_ms = if most && is_far(&median) { median } else { 0 };
     }
+
+    /// Whether this node cannot tell that its clock, corrected or not, is that of most nodes: it has met nobody, or half
+    /// of its peers see another day.
+    pub(super) fn doubts_clock(&self) -> bool {
+        let ahead = self.links.values().filter_map(|link| link.peer.as_ref().map(|peer| peer.clock_ahead_ms));
+        let off = ahead.map(|ahead_ms| ahead_ms.saturating_sub(self.clock_offset_ms).unsigned_abs());
+        let (far, near): (Vec<u64>, Vec<u64>) = off.partition(|off_ms| *off_ms > MAX_CLOCK_AHEAD_MS);
+        far.len() >= near.len()
+    }
 }
 
 fn pages(sums: &[(Topic, Sum)]) -> Vec<(Vec<(Topic, Sum)>, bool)> {

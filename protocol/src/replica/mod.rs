@@ -59,8 +59,9 @@ pub struct Replica<S> {
     me: Author,
     signer: S,
     incarnation: Incarnation,
-    /// The stamp from which on only this process publishes for this node.
-    born: Hlc,
+    /// What was in the store when this process began, and when that was: later, only it publishes for this node.
+    greatest_at_start: Hlc,
+    started_mono_ms: u64,
     interest: Interest,
     clock: Clock,
     now: Now,
@@ -108,7 +109,8 @@ impl<S: Signer> Replica<S> {
             me,
             signer,
             incarnation: config.incarnation,
-            born: clock.greatest().max(Hlc::from_ms(now.wall_ms)),
+            greatest_at_start: clock.greatest(),
+            started_mono_ms: now.mono_ms,
             interest: config.interest,
             clock,
             now,

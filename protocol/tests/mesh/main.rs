@@ -407,6 +407,26 @@ fn twins_are_noticed_by_both() {
     assert!(mesh.nodes[0].replica.twin().is_some());
 }
 
+#[test]
+fn what_a_replaced_disk_held_is_no_twin_though_its_clock_was_ahead() {
+    const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+    let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, u64::MAX)]);
+    mesh.link(0, 1);
+    mesh.publish(0, "a", 3);
+    mesh.run(1_000);
+    let mut replaced = SimMesh::new(1);
+    replaced.nodes[0].restore(mesh.nodes[0].copy_disk());
+    replaced.now_ms = mesh.now_ms + YEAR_MS;
+    replaced.publish(0, "a", 1);
+    replaced.run(100);
+    for batch in replaced.nodes[0].batches() {
+        mesh.input(0, Input::Batch { batch, source: Source::Import });
+    }
+    mesh.run(1_000);
+    assert_eq!(mesh.nodes[0].replica.logs().map(|log| log.tips.len()).max(), Some(1));
+    assert_eq!(mesh.nodes[0].replica.twin(), None);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Publish { node: usize, topic: usize, count: usize },
