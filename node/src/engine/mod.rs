@@ -306,10 +306,9 @@ impl Engine {
         let mut todo = VecDeque::from(self.replica.handle_all(now, room.into_iter().chain(inputs)));
         while let Some(effect) = todo.pop_front() {
             if let Some(answer) = self.carry_out(effect).await {
-                // The replica asked the store, and hears the answer before anything else.
-                for effect in self.replica.handle(now, answer).into_iter().rev() {
-                    todo.push_front(effect);
-                }
+                // The replica asked the store, and hears the answer before anything else. What follows from it comes
+                // behind what is still to be done: write sets build on each other, and must be written in their order.
+                todo.extend(self.replica.handle(now, answer));
             }
         }
         self.submit_gathered().await;

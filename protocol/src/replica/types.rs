@@ -283,7 +283,8 @@ pub struct Check {
     pub due_ms: u64,
 }
 
-/// Something to be done.
+/// Something to be done, in the order in which it comes. What follows from the answer to a question is done behind what
+/// came with the question: write sets build on each other.
 #[derive(Debug)]
 pub enum Effect {
     /// Write this and answer with [`Input::Stored`], in the order of the tokens.

@@ -203,6 +203,7 @@ impl SimNode {
         while let Some(effect) = todo.pop_front() {
             let answer = match effect {
                 Effect::Append { token, set } => {
+                    assert!(self.queue.last().is_none_or(|(last, _)| *last < token), "writes come in order");
                     self.queue.push((token, set));
                     continue;
                 }
@@ -233,10 +234,8 @@ impl SimNode {
                     continue;
                 }
             };
-            // Answers come before anything else.
-            for effect in self.replica.handle(now, answer).into_iter().rev() {
-                todo.push_front(effect);
-            }
+            // Answers come before any other input, and what follows from them behind what is still to be done.
+            todo.extend(self.replica.handle(now, answer));
         }
         out
     }

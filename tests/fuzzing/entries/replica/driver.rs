@@ -93,10 +93,8 @@ impl Driver {
         let mut todo: VecDeque<Effect> = self.replica.handle(self.now, input).into();
         while let Some(effect) = todo.pop_front() {
             let Some(answer) = self.carry_out(effect) else { continue };
-            // Answers come before anything else.
-            for effect in self.replica.handle(self.now, answer).into_iter().rev() {
-                todo.push_front(effect);
-            }
+            // Answers come before any other input, and what follows from them behind what is still to be done.
+            todo.extend(self.replica.handle(self.now, answer));
         }
         for peer in std::mem::take(&mut self.breaches) {
             self.link_down(peer);
