@@ -9,6 +9,8 @@ pub mod config;
 pub mod daemon;
 pub mod dev;
 mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod home;
 pub mod identity;
 pub mod log;

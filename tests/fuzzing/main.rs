@@ -125,4 +125,4 @@ macro_rules! sound {
     };
 }
 
-sound!(batch frame replica topics);
+sound!(batch events files frame records replica store topics values);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use roundelay_protocol::batch::{Link, VerifiedBatch, seal};
+use roundelay_protocol::codec::Writer;
 use roundelay_protocol::event::{Event, Value};
 use roundelay_protocol::frame::{Frame, Head, Hello, Memory, Missing, Position, Range};
 use roundelay_protocol::heads::{LogKey, Sum};
@@ -16,7 +17,7 @@ use roundelay_protocol::sign::Ed25519Signer;
 use roundelay_protocol::topic::{Pattern, Topic};
 
 #[test]
-#[ignore = "writes seeds of batches and frames to fuzz/seeds"]
+#[ignore = "writes seeds of batches, frames and stores to fuzz/seeds"]
 fn seeds_are_written() {
     let sealed = [batch(1, Link::default()), batch(3, Link { seq: 4, parent: BatchHash([2; 32]) })];
     for (number, batch) in sealed.iter().enumerate() {
@@ -28,6 +29,30 @@ fn seeds_are_written() {
     for (name, frame) in frames(&sealed) {
         write("frame", name, &frame.encode());
     }
+    for (name, key, value) in store_entries() {
+        write("store", name, &[&[key.len() as u8], &key[..], &value].concat());
+        let lengths = [(key.len() as u32).to_be_bytes(), (value.len() as u32).to_be_bytes()].concat();
+        let removed = [&[0][..], &(key.len() as u32).to_be_bytes(), &[0; 4], &key].concat();
+        write("store", &format!("backup-{name}"), &[&[1][..], &lengths, &key, &value, &removed, &[2]].concat());
+    }
+}
+
+/// Entries of a store as ARCHITECTURE.md draws them.
+fn store_entries() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    let (arrival, log) = (7u64.to_be_bytes(), 3u32.to_be_bytes());
+    let mut record = Writer::new();
+    record.array(10).text("a.b").bytes(&[7; 32]).array(1).array(3).uint(9).bytes(&[1; 32]).uint(1 << 40);
+    record.uint(2).uint(1 << 39).array(1).array(3).uint(3).uint(5).bytes(&[2; 32]);
+    record.uint(0).uint(7).uint(4).uint(900);
+    let pruned = [&[4; 16][..], &900u64.to_be_bytes()].concat();
+    let row = [&pruned[..], &log, &5u32.to_be_bytes(), b"batch"].concat();
+    vec![
+        ("store", b"f".to_vec(), [&[1][..], &arrival, &[0; 16]].concat()),
+        ("pruned", [b"a", &arrival[..]].concat(), pruned),
+        ("row", [b"a", &arrival[..]].concat(), row),
+        ("index", [b"i", &log[..], &arrival, &[9; 32]].concat(), [&[0; 24][..], &5u32.to_be_bytes()].concat()),
+        ("record", [b"l", &log[..]].concat(), record.finish()),
+    ]
 }
 
 fn write(entry: &str, name: &str, bytes: &[u8]) {

@@ -53,19 +53,27 @@ pub(super) async fn stream(
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(parameters) = parameters?;
-    let patterns: Vec<Pattern> = parameters.topic.split(',').map(parse_pattern).collect::<Result<_, _>>()?;
-    if patterns.len() > MAX_PATTERNS {
-        return Err(ApiError::new(Code::TooManyPatterns, format!("at most {MAX_PATTERNS} patterns at once")));
-    }
-    let from = match parameters.from.as_deref().unwrap_or("end").parse() {
-        Ok(From::Start) => subscription::From::Start,
-        Ok(From::End) => subscription::From::End,
-        Ok(From::Last(count)) => subscription::From::Last(count),
-        Ok(From::TimeMs(ms)) => subscription::From::Time(Hlc::from_ms(ms)),
-        Ok(From::Arrival(arrival)) => subscription::From::After(Arrival(arrival)),
-        Err(error) => return Err(ApiError::new(Code::BadRequest, error)),
-    };
+    let (patterns, from) = parameters.read()?;
     Ok(respond(&api, patterns, from, parameters.limit, parameters.follow))
+}
+
+impl Parameters {
+    /// The topics, and where to begin.
+    pub(super) fn read(&self) -> Result<(Vec<Pattern>, subscription::From), ApiError> {
+        let patterns: Vec<Pattern> = self.topic.split(',').map(parse_pattern).collect::<Result<_, _>>()?;
+        if patterns.len() > MAX_PATTERNS {
+            return Err(ApiError::new(Code::TooManyPatterns, format!("at most {MAX_PATTERNS} patterns at once")));
+        }
+        let from = match self.from.as_deref().unwrap_or("end").parse() {
+            Ok(From::Start) => subscription::From::Start,
+            Ok(From::End) => subscription::From::End,
+            Ok(From::Last(count)) => subscription::From::Last(count),
+            Ok(From::TimeMs(ms)) => subscription::From::Time(Hlc::from_ms(ms)),
+            Ok(From::Arrival(arrival)) => subscription::From::After(Arrival(arrival)),
+            Err(error) => return Err(ApiError::new(Code::BadRequest, error)),
+        };
+        Ok((patterns, from))
+    }
 }
 
 /// Streams what matches. Without `follow` up to what is stored now.

@@ -42,11 +42,15 @@ impl<S> Lines<S> {
             self.begun.extend_from_slice(&line);
             line = self.begun.split().freeze();
         }
-        if line.last() == Some(&b'\r') {
-            line.truncate(line.len() - 1);
-        }
-        Some(line)
+        Some(without_return(line))
     }
+}
+
+fn without_return(mut line: Bytes) -> Bytes {
+    if line.last() == Some(&b'\r') {
+        line.truncate(line.len() - 1);
+    }
+    line
 }
 
 impl<S: Stream<Item = Result<Bytes, E>> + Unpin, E> Stream for Lines<S> {
@@ -68,7 +72,7 @@ impl<S: Stream<Item = Result<Bytes, E>> + Unpin, E> Stream for Lines<S> {
                 return Poll::Ready(Some(Err(LinesError::TooLong)));
             }
             if this.ended {
-                let rest = this.begun.split().freeze();
+                let rest = without_return(this.begun.split().freeze());
                 return Poll::Ready((!rest.is_empty()).then_some(Ok(rest)));
             }
             match ready!(Pin::new(&mut this.chunks).poll_next(context)) {

@@ -153,7 +153,7 @@ impl Import {
     }
 }
 
-fn parse_line(line: &[u8]) -> Result<(Topic, EncodedEvent), ApiError> {
+pub(super) fn parse_line(line: &[u8]) -> Result<(Topic, EncodedEvent), ApiError> {
     let object = serde_json::from_slice(line).map_err(|error| CloudEventError::Json(error.to_string()))?;
     let incoming = read_event(&object, None)?;
     let topic = parse_topic(&incoming.topic.ok_or(CloudEventError::Missing("rdltopic"))?)?;

@@ -16,3 +16,5 @@ pub mod types;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) mod fuzzing;

@@ -51,7 +51,7 @@ pub(super) fn parse_pattern(text: &str) -> Result<Pattern, ApiError> {
     Pattern::new(text).map_err(|error| ApiError::new(Code::BadPattern, error))
 }
 
-fn parse_peer(text: &str) -> Result<PeerId, ApiError> {
+pub(super) fn parse_peer(text: &str) -> Result<PeerId, ApiError> {
     text.parse().map_err(|error| {
         ApiError::new(Code::BadPeer, format!("'{text}' is no peer id: {error}"))
             .with_hint("`roundelay peers` shows them")

@@ -1,5 +1,7 @@
 //! Takes events in.
 
+use std::fmt;
+
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -7,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::topic::Topic;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::problem::ApiError;
 use super::server::Api;
@@ -19,7 +21,7 @@ const DEFAULT_KIND: &str = "event";
 /// Bodies above this are parsed where others do not have to wait for it.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
     #[serde(default)]
@@ -83,11 +85,11 @@ async fn parse(api: &Api, body: Bytes) -> Result<Parsed, ApiError> {
     parsed.map_err(|error| ApiError::new(Code::Internal, error))?
 }
 
-fn parse_body(source: &str, body: &[u8]) -> Result<Parsed, ApiError> {
-    let objects: Vec<Object<'_>> =
+pub(super) fn parse_body(source: &str, body: &[u8]) -> Result<Parsed, ApiError> {
+    let Objects { objects, more } =
         serde_json::from_slice(body).map_err(|error| CloudEventError::Json(error.to_string()))?;
-    if objects.len() > MAX_PUBLISH_EVENTS {
-        let detail = format!("{} events at once are too many: at most {MAX_PUBLISH_EVENTS}", objects.len());
+    if more > 0 {
+        let detail = format!("{} events at once are too many: at most {MAX_PUBLISH_EVENTS}", objects.len() + more);
         return Err(ApiError::new(Code::BodyTooLarge, detail));
     }
     let defaults = Defaults { source, kind: DEFAULT_KIND };
@@ -102,4 +104,38 @@ fn parse_body(source: &str, body: &[u8]) -> Result<Parsed, ApiError> {
         ids.push(event.id);
     }
     Ok((ids, events))
+}
+
+/// As many objects as may be published at once, and how many there are beyond, which take no memory.
+struct Objects<'a> {
+    objects: Vec<Object<'a>>,
+    more: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Objects<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Objects<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON array of events")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Objects<'de>, A::Error> {
+                let mut objects = Vec::new();
+                while objects.len() < MAX_PUBLISH_EVENTS
+                    && let Some(object) = list.next_element()?
+                {
+                    objects.push(object);
+                }
+                let mut more = 0;
+                while objects.len() == MAX_PUBLISH_EVENTS && list.next_element::<IgnoredAny>()?.is_some() {
+                    more += 1;
+                }
+                Ok(Objects { objects, more })
+            }
+        }
+        deserializer.deserialize_seq(List)
+    }
 }

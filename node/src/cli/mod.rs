@@ -19,7 +19,7 @@ mod sub;
 mod table;
 mod topics;
 mod up;
-mod values;
+pub(crate) mod values;
 mod wait;
 
 use std::ffi::OsString;

@@ -67,7 +67,7 @@ pub(crate) fn from(text: &str) -> Result<From, String> {
     from_at(text, &ZonedDateTime::now())
 }
 
-fn from_at(text: &str, now: &ZonedDateTime) -> Result<From, String> {
+pub(crate) fn from_at(text: &str, now: &ZonedDateTime) -> Result<From, String> {
     let advice = "write start, end, -10 (the last ten), @2026-01-31T09:00:00Z or @-1h";
     match text.strip_prefix('@') {
         Some(time) => time_at(time, now).map(From::TimeMs).ok_or_else(|| advice.into()),

@@ -211,26 +211,38 @@ fn fill(file: &Path, dir: &Path, db: &sled::Db) -> Result<(), LogError> {
     let mut input = BufReader::with_capacity(1 << 18, File::open(file).map_err(LogError::file(file))?);
     read_part(&mut input, file, MAGIC.len())?;
     let (mut batch, mut bytes) = (sled::Batch::default(), 0);
-    loop {
-        let kind = read_part(&mut input, file, 1)?[0];
-        if kind == END {
-            return db.apply_batch(batch).map_err(|error| LogError::write(dir, error));
-        }
-        let lengths = read_part(&mut input, file, 8)?;
-        let (key_len, value_len) = lengths.split_at(4);
-        let length = |bytes: &[u8]| bytes.iter().fold(0, |length: usize, byte| length << 8 | usize::from(*byte));
-        let key = read_part(&mut input, file, length(key_len))?;
-        let value = read_part(&mut input, file, length(value_len))?;
-        bytes += key.len() + value.len();
-        match kind {
-            PUT => batch.insert(key, value),
-            REMOVE => batch.remove(key),
-            _ => return Err(not_whole(file, "an entry of an unknown kind")),
+    while let Some((key, value)) = read_entry(&mut input, file)? {
+        bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        match value {
+            Some(value) => batch.insert(key, value),
+            None => batch.remove(key),
         }
         if bytes >= RESTORE_BYTES {
             db.apply_batch(std::mem::take(&mut batch)).map_err(|error| LogError::write(dir, error))?;
             bytes = 0;
         }
+    }
+    db.apply_batch(batch).map_err(|error| LogError::write(dir, error))
+}
+
+/// A key, and its value unless it is to be removed.
+pub(super) type Entry = (Vec<u8>, Option<Vec<u8>>);
+
+/// The next entry; none at the end.
+pub(super) fn read_entry(input: &mut impl Read, file: &Path) -> Result<Option<Entry>, LogError> {
+    let kind = read_part(input, file, 1)?[0];
+    if kind == END {
+        return Ok(None);
+    }
+    let lengths = read_part(input, file, 8)?;
+    let (key_len, value_len) = lengths.split_at(4);
+    let length = |bytes: &[u8]| bytes.iter().fold(0, |length: usize, byte| length << 8 | usize::from(*byte));
+    let key = read_part(input, file, length(key_len))?;
+    let value = read_part(input, file, length(value_len))?;
+    match kind {
+        PUT => Ok(Some((key, Some(value)))),
+        REMOVE => Ok(Some((key, None))),
+        _ => Err(not_whole(file, "an entry of an unknown kind")),
     }
 }
 
@@ -238,9 +250,10 @@ fn read_part(input: &mut impl Read, file: &Path, len: usize) -> Result<Vec<u8>, 
     if len > MAX_PART_BYTES {
         return Err(not_whole(file, "an entry that is too long"));
     }
-    let mut part = vec![0; len];
-    input.read_exact(&mut part).map_err(|_| not_whole(file, "it ends too early"))?;
-    Ok(part)
+    // Memory follows what is there, not what is announced.
+    let mut part = Vec::new();
+    input.take(len as u64).read_to_end(&mut part).map_err(LogError::file(file))?;
+    if part.len() == len { Ok(part) } else { Err(not_whole(file, "it ends too early")) }
 }
 
 fn check_hash(file: &Path) -> Result<(), LogError> {

@@ -4,7 +4,7 @@ use roundelay_protocol::codec::{CodecError, Reader, Writer};
 use roundelay_protocol::heads::{Hole, LogKey, LogRecord, MAX_HOLES, Tip, Tips};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, StoreEpoch};
-use roundelay_protocol::limits::{MAX_HEADER_BYTES, MAX_TIPS, MAX_TOPIC_BYTES};
+use roundelay_protocol::limits::{MAX_HEADER_BYTES, MAX_SEQ, MAX_TIPS, MAX_TOPIC_BYTES};
 use roundelay_protocol::sign::Signature;
 use roundelay_protocol::topic::Topic;
 
@@ -238,7 +238,32 @@ pub(super) fn decode_record(value: &[u8]) -> Result<LogRecord, CodecError> {
     let (events, bytes) = (reader.uint("events")?, reader.uint("bytes")?);
     reader.end()?;
     let key = LogKey { topic, author };
-    Ok(LogRecord { key, tips, floor, floor_hlc, holes, announced, last_arrival, events, bytes })
+    let record = LogRecord { key, tips, floor, floor_hlc, holes, announced, last_arrival, events, bytes };
+    if is_sound(&record) { Ok(record) } else { Err(CodecError::OutOfBounds("log record")) }
+}
+
+/// Whether a record says what the replica can have said: it counts on that.
+fn is_sound(record: &LogRecord) -> bool {
+    let within = |seq: u64| seq <= MAX_SEQ;
+    record.tips.iter().all(|tip| tip.seq > 0 && within(tip.seq))
+        && record.holes.iter().all(|hole| 0 < hole.from && hole.from <= hole.to && within(hole.to))
+        && within(record.floor)
+        && within(record.announced)
+}
+
+/// Decodes an entry of the store and encodes it again. `None` when it is none.
+pub(super) fn recode(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (key, value) = match key.first()? {
+        b'a' => (row_key(row_arrival(key)?).to_vec(), Row::decode(value)?.encode()),
+        b'i' => {
+            let (log, last_seq, hash) = index_parts(key)?;
+            (index_key(log, last_seq, &hash).to_vec(), IndexEntry::decode(value)?.encode().to_vec())
+        }
+        b'l' => (record_key(record_id(key)?).to_vec(), encode_record(&decode_record(value).ok()?)),
+        _ if key == STORE_KEY => (STORE_KEY.to_vec(), StoreRow::decode(value)?.ok()?.encode().to_vec()),
+        _ => return None,
+    };
+    Some((key, value))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -283,15 +308,15 @@ mod tests {
 
         #[test]
         fn records_decode_to_themselves_and_garbage_never_panics(
-            numbers in any::<[u64; 6]>(),
-            tips in prop::collection::vec(any::<(u64, [u8; 32], u64)>(), 0..MAX_TIPS),
-            holes in prop::collection::vec(any::<(u64, u64, [u8; 32])>(), 0..MAX_HOLES),
+            numbers in (0..=MAX_SEQ, 0..=MAX_SEQ, any::<[u64; 4]>()),
+            tips in prop::collection::vec((1..=MAX_SEQ, any::<[u8; 32]>(), any::<u64>()), 0..MAX_TIPS),
+            holes in prop::collection::vec((1..=MAX_SEQ, 1..=MAX_SEQ, any::<[u8; 32]>()), 0..MAX_HOLES),
             garbage in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let mut record = LogRecord::new(LogKey { topic: Topic::new("a.b").unwrap(), author: Author([3; 32]) });
             record.tips = tips.into_iter().map(|(seq, hash, hlc)| Tip { seq, hash: BatchHash(hash), hlc: Hlc(hlc) }).collect();
-            record.holes = holes.into_iter().map(|(from, to, hash)| Hole { from, to, anchor: BatchHash(hash) }).collect();
-            [record.floor, record.announced, record.last_arrival.0, record.events, record.bytes, record.floor_hlc.0] = numbers;
+            record.holes = holes.into_iter().map(|(from, to, hash)| Hole { from: from.min(to), to: from.max(to), anchor: BatchHash(hash) }).collect();
+            (record.floor, record.announced, [record.last_arrival.0, record.events, record.bytes, record.floor_hlc.0]) = numbers;
             prop_assert_eq!(decode_record(&encode_record(&record)), Ok(record));
             let _ = (decode_record(&garbage), Row::decode(&garbage), IndexEntry::decode(&garbage), StoreRow::decode(&garbage));
         }

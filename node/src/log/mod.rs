@@ -56,6 +56,7 @@ pub use sled_store::SledStore;
 pub use store::{Appended, Mark, Scan, Snapshot, Store, Stored};
 pub use verify::{Problem, VerifyReport, verify};
 
+use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::ids::{Arrival, Chain};
 
 /// How much memory a log may take.
@@ -105,4 +106,23 @@ pub enum LogEvent {
         /// What happened.
         error: LogError,
     },
+}
+
+/// For [`crate::fuzzing`]: decodes an entry of the store and encodes it again.
+pub(crate) fn recode_entry(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    layout::recode(key, value)
+}
+
+/// For [`crate::fuzzing`]: the record of a log from its bytes.
+pub(crate) fn decode_record(value: &[u8]) -> Option<LogRecord> {
+    layout::decode_record(value).ok()
+}
+
+/// For [`crate::fuzzing`]: the entries of a backup after its first line, whose hash was checked.
+pub(crate) fn backup_entries(mut bytes: &[u8]) -> Result<Vec<backup::Entry>, LogError> {
+    let mut entries = Vec::new();
+    while let Some(entry) = backup::read_entry(&mut bytes, std::path::Path::new("backup"))? {
+        entries.push(entry);
+    }
+    Ok(entries)
 }

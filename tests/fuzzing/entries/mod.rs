@@ -2,22 +2,42 @@
 //! ordinary tests call the same functions.
 
 mod batch;
+mod events;
+mod files;
 mod frame;
+mod records;
 mod replica;
 mod script;
 mod stand_in;
+mod store;
 mod topics;
+mod values;
 
 pub use batch::batch;
+pub use events::events;
+pub use files::files;
 pub use frame::frame;
+pub use records::records;
 pub use replica::replica;
+pub use store::store;
 pub use topics::topics;
+pub use values::values;
 
 /// Reads bytes from outside, and panics when anything about what comes of them is wrong.
 pub type Entry = fn(&[u8]);
 
 /// All entries, by the names of their fuzz targets and of the folders with their seeds.
-pub const ENTRIES: [(&str, Entry); 4] = [("batch", batch), ("frame", frame), ("replica", replica), ("topics", topics)];
+pub const ENTRIES: [(&str, Entry); 9] = [
+    ("batch", batch),
+    ("events", events),
+    ("files", files),
+    ("frame", frame),
+    ("records", records),
+    ("replica", replica),
+    ("store", store),
+    ("topics", topics),
+    ("values", values),
+];
 
 /// Bytes that any reader may allocate, however little it is given.
 const ALLOWANCE_BYTES: usize = 16 * 1024;

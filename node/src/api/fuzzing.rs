@@ -1,0 +1,39 @@
+//! For [`crate::fuzzing`]: what a request says, without the node that it is said to.
+
+use axum::extract::Query;
+use axum::http::Uri;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use libp2p::PeerId;
+use roundelay_protocol::event::EncodedEvent;
+use roundelay_protocol::topic::{Pattern, Topic};
+
+use super::{events, lines, log, peers, publish};
+use crate::subscription::From;
+
+/// The events of a request to publish, with their ids.
+pub(crate) fn published(source: &str, body: &[u8]) -> Option<(Vec<String>, Vec<EncodedEvent>)> {
+    publish::parse_body(source, body).ok()
+}
+
+/// An event of an import, and its topic.
+pub(crate) fn imported(line: &[u8]) -> Option<(Topic, EncodedEvent)> {
+    log::parse_line(line).ok()
+}
+
+/// The lines of a body that comes in chunks. The last is missing where it is too long.
+pub(crate) fn lines(chunks: Vec<Bytes>) -> Vec<Bytes> {
+    let lines = lines::Lines::new(stream::iter(chunks.into_iter().map(Ok::<_, std::convert::Infallible>)));
+    futures::executor::block_on(lines.filter_map(|line| async { line.ok() }).collect())
+}
+
+/// What a query asks of the stream of events.
+pub(crate) fn streamed(query: &str) -> Option<(Vec<Pattern>, From)> {
+    let uri: Uri = format!("/v1/events?{query}").parse().ok()?;
+    Query::<events::Parameters>::try_from_uri(&uri).ok()?.0.read().ok()
+}
+
+/// A peer id in a path.
+pub(crate) fn peer(text: &str) -> Option<PeerId> {
+    peers::parse_peer(text).ok()
+}
