@@ -10,6 +10,7 @@ use config::{Config, FileFormat, Map, Source, Value, ValueKind};
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::topic::Pattern;
 
 use crate::home::Home;
@@ -19,6 +20,8 @@ use crate::units::{format_bytes, parse_bytes};
 
 const MAX_NAME_BYTES: usize = 64;
 const MAX_LINKS: u64 = 1000;
+/// The store numbers logs in 32 bits; long before, memory is at its end.
+const MAX_LOGS: u64 = 100_000_000;
 const MAX_ADDRESSES: usize = 64;
 /// The store's cap unless it is set: this share of the disk, and at most so many bytes.
 const DISK_SHARE: u64 = 10;
@@ -28,7 +31,7 @@ const MIN_CAP_BYTES: u64 = 16 << 20;
 const DEFAULTS_PLACE: &str = "the defaults";
 
 /// Every setting: its name in the file, and how it is written in a variable.
-const SETTINGS: [(&str, Kind); 11] = [
+const SETTINGS: [(&str, Kind); 14] = [
     ("name", Kind::One),
     ("mesh", Kind::One),
     ("mesh_key_file", Kind::One),
@@ -40,6 +43,9 @@ const SETTINGS: [(&str, Kind); 11] = [
     ("min_links", Kind::One),
     ("max_links", Kind::One),
     ("store.cap", Kind::One),
+    ("limits.logs", Kind::One),
+    ("limits.logs_per_author", Kind::One),
+    ("limits.logs_per_topic", Kind::One),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -136,6 +142,7 @@ pub struct Settings {
     pub min_links: usize,
     pub max_links: usize,
     pub store_cap_bytes: u64,
+    pub log_limits: LogLimits,
 }
 
 impl Settings {
@@ -213,6 +220,7 @@ impl Settings {
             min_links: self.min_links,
             max_links: self.max_links,
             store_cap_bytes: self.store_cap_bytes,
+            log_limits: self.log_limits,
         })
     }
 }
@@ -250,6 +258,11 @@ fn default_layer() -> Layer {
     layer.set("mdns", DEFAULTS_PLACE, true);
     layer.set("min_links", DEFAULTS_PLACE, 5_i64);
     layer.set("max_links", DEFAULTS_PLACE, 128_i64);
+    let limits = LogLimits::default();
+    let counts = [("logs", limits.total), ("logs_per_author", limits.per_author), ("logs_per_topic", limits.per_topic)];
+    for (name, count) in counts {
+        layer.set(&format!("limits.{name}"), DEFAULTS_PLACE, count as i64);
+    }
     layer
 }
 
@@ -343,6 +356,11 @@ impl Reader {
             min_links: self.count("min_links")?,
             max_links: self.count("max_links")?,
             store_cap_bytes: self.store_cap(home)?,
+            log_limits: LogLimits {
+                total: self.count_to("limits.logs", MAX_LOGS)?,
+                per_author: self.count_to("limits.logs_per_author", MAX_LOGS)?,
+                per_topic: self.count_to("limits.logs_per_topic", MAX_LOGS)?,
+            },
         };
         if settings.min_links > settings.max_links {
             return Err(self.invalid("min_links", format!("it is above max_links, {}", settings.max_links)));
@@ -382,9 +400,13 @@ impl Reader {
     }
 
     fn count(&self, setting: &str) -> Result<usize, ConfigError> {
+        self.count_to(setting, MAX_LINKS)
+    }
+
+    fn count_to(&self, setting: &str, most: u64) -> Result<usize, ConfigError> {
         match self.get(setting, Value::into_uint)? {
-            count @ 1..=MAX_LINKS => Ok(count as usize),
-            other => Err(self.invalid(setting, format!("it must be from 1 to {MAX_LINKS}, not {other}"))),
+            count if (1..=most).contains(&count) => Ok(count as usize),
+            other => Err(self.invalid(setting, format!("it must be from 1 to {most}, not {other}"))),
         }
     }
 

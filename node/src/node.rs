@@ -12,6 +12,7 @@ use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author, Incarnation};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
+use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::replica::{Config, MissingReason, Now, Replica};
 use roundelay_protocol::sign::{Ed25519Signer, Signer};
 use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub max_links: usize,
     /// Bytes that the store may take on disk before the oldest events of others are pruned.
     pub store_cap_bytes: u64,
+    /// How many logs of others it takes.
+    pub log_limits: LogLimits,
 }
 
 /// Why a node could not start.
@@ -192,6 +195,7 @@ impl Node {
             position: Position { epoch: snapshot.epoch, arrival: snapshot.last_arrival, chain: snapshot.chain },
             batch_bytes: snapshot.batch_bytes,
             cap_bytes: config.store_cap_bytes / DISK_BYTES_PER_BATCH_BYTE,
+            log_limits: config.log_limits,
             max_gossip_bytes: MAX_GOSSIP_BYTES,
             interest: known.interest,
             seed: rand::random(),

@@ -149,7 +149,21 @@ impl View {
         for (_, batch) in self.batches() {
             let found = store.find(&key_of(&batch), batch.header().last_seq(), &batch.hash()).unwrap();
             assert_eq!(found, Some(batch.tip()));
+            self.check_children(store, &batch);
         }
+    }
+
+    fn check_children(&self, store: &dyn Store, batch: &VerifiedBatch) {
+        let parent = (batch.header().first_seq - 1, batch.header().parent);
+        let follows = |other: &VerifiedBatch| {
+            key_of(other) == key_of(batch) && (other.header().first_seq - 1, other.header().parent) == parent
+        };
+        let siblings = self.batches().into_iter().map(|(_, other)| other).filter(follows);
+        let mut expected: Vec<_> = siblings.map(|other| (other.hash(), other.header().incarnation)).collect();
+        let mut found = store.children(&key_of(batch), parent).unwrap();
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected);
     }
 
     fn check(&self, store: &dyn Store, place: u16, other: u16, max_batches: usize, max_bytes: usize) {

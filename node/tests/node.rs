@@ -24,6 +24,7 @@ fn config(home: &tempfile::TempDir, name: &str, join: Vec<libp2p::Multiaddr>) ->
         min_links: 5,
         max_links: 128,
         store_cap_bytes: 1 << 30,
+        log_limits: roundelay_protocol::quota::LogLimits::default(),
     }
 }
 

@@ -18,6 +18,8 @@ pub const QUIET_MS: u64 = 500;
 pub const AUDIT_MS: u64 = 15_000;
 /// A difference that lasts so long, with nothing on its way, leads back to comparing sums by topic.
 pub const GRACE_MS: u64 = 3_000;
+/// It doubles with every comparison that does not help: up to a minute, and up to this where heads are refused here.
+pub const REFUSED_GRACE_MS: u64 = 600_000;
 /// Heads in one page of announcements.
 pub const PAGE_HEADS: usize = 2_048;
 /// Bytes of heads in one page, about.
@@ -97,11 +99,15 @@ pub struct Link {
     pub(crate) last_audit_ms: u64,
     pub(crate) in_sync: bool,
     pub(crate) differing_since_ms: Option<u64>,
-    /// Doubles with every comparison that did not help, up to a minute.
+    /// Doubles with every comparison that did not help.
     pub(crate) grace_ms: u64,
+    /// Heads of the peer were not taken since both sides last agreed: there are limits.
+    pub(crate) refused: bool,
     pub(crate) serving: u32,
     /// Comparisons of sums whose answer is still to come.
     pub(crate) comparing: u32,
+    /// Pages of sums whose answer is still to come.
+    pub(crate) pages: u32,
     /// Holes that this peer was asked to fill, by their anchors.
     pub(crate) holes_asked: BTreeSet<BatchHash>,
     pub(crate) probes: Vec<Probe>,
@@ -132,8 +138,10 @@ impl Link {
             in_sync: false,
             differing_since_ms: None,
             grace_ms: GRACE_MS,
+            refused: false,
             serving: 0,
             comparing: 0,
+            pages: 0,
             holes_asked: BTreeSet::new(),
             probes: Vec::new(),
         }

@@ -12,8 +12,18 @@ use crate::heads::{LogKey, LogRecord};
 use crate::hlc::Hlc;
 use crate::ids::{Author, BatchHash};
 
-/// Logs that may have wants; heads beyond are left to the next comparison of sums.
-pub const MAX_WANTED_LOGS: usize = 262_144;
+/// Batches that may be wanted; what is beyond is left to the next comparison of sums.
+pub const MAX_WANTS: usize = 262_144;
+/// Batches that one peer may have us want.
+pub const MAX_WANTS_OF_PEER: usize = 65_536;
+/// What nobody says to have any more is given up after so long: nothing but their word told of it.
+pub const ORPHAN_MS: u64 = 60_000;
+/// What is missing below a batch that is here, and nobody says to have, is given up after so long.
+pub const INNER_ORPHAN_MS: u64 = 600_000;
+/// A peer that brings nothing for so long, whatever is asked of it, does not answer.
+pub const SILENCE_MS: u64 = 3 * PULL_DEADLINE_MS;
+/// How often wants are looked through for what is to be given up.
+const SWEEP_MS: u64 = 5_000;
 /// Batches of one log that may be wanted beside announced tips; further gaps are found when these are filled.
 const MAX_INNER_WANTS: usize = 1_024;
 /// Pulls under way with one peer.
@@ -41,6 +51,56 @@ struct Want {
     denied: BTreeSet<Author>,
     /// Not announced as a tip but found missing, so that a new announcement does not take it back.
     inner: bool,
+    /// A pull brought it, whatever became of it.
+    came: bool,
+    /// Since when nobody says to have it.
+    orphaned_ms: Option<u64>,
+}
+
+impl Want {
+    fn new(serial: u64, due_ms: u64, inner: bool) -> Self {
+        let (peers, denied) = (BTreeSet::new(), BTreeSet::new());
+        Self { peers, serial, due_ms, arriving: false, denied, inner, came: false, orphaned_ms: None }
+    }
+}
+
+/// How many wants there are, in all and by the peers that are to have them.
+#[derive(Debug, Default)]
+struct Tally {
+    all: usize,
+    by_peer: BTreeMap<Author, usize>,
+}
+
+impl Tally {
+    fn has_room(&self, peer: &Author) -> bool {
+        self.all < MAX_WANTS && self.by_peer.get(peer).copied().unwrap_or(0) < MAX_WANTS_OF_PEER
+    }
+
+    fn add_source(&mut self, want: &mut Want, peer: Author) {
+        want.orphaned_ms = None;
+        if want.peers.insert(peer) {
+            *self.by_peer.entry(peer).or_default() += 1;
+        }
+    }
+
+    fn remove_source(&mut self, want: &mut Want, peer: &Author) -> bool {
+        let removed = want.peers.remove(peer);
+        if removed && let Some(count) = self.by_peer.get_mut(peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_peer.remove(peer);
+            }
+        }
+        removed
+    }
+
+    fn forget(&mut self, mut want: Want) {
+        self.all -= 1;
+        for peer in std::mem::take(&mut want.peers) {
+            want.peers.insert(peer);
+            self.remove_source(&mut want, &peer);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +133,10 @@ pub struct Pull {
 #[derive(Debug, Default)]
 pub struct Wants {
     logs: BTreeMap<LogKey, LogWants>,
+    tally: Tally,
+    /// Since when each peer of which something is pulled has brought nothing.
+    silent_since_ms: BTreeMap<Author, u64>,
+    swept_ms: u64,
     pulls: BTreeMap<u64, Pull>,
     last_serial: u64,
     last_pull: u64,
@@ -80,48 +144,50 @@ pub struct Wants {
 
 impl Wants {
     /// Takes a peer's announcement: of this log it has `places` that are not here. They replace what it announced
-    /// before; they are pulled from `due_ms` on. `false` when the table is full.
+    /// before; they are pulled from `due_ms` on. `false` when there was no room for all.
     pub fn announce(&mut self, log: &LogKey, peer: Author, places: &[Place], floor: u64, due_ms: u64) -> bool {
         if places.is_empty() && !self.logs.contains_key(log) {
             return true;
         }
-        if self.logs.len() >= MAX_WANTED_LOGS && !self.logs.contains_key(log) {
-            return false;
-        }
         self.last_serial += 1;
         let (mut serial, mut due_ms) = (self.last_serial, due_ms);
+        let tally = &mut self.tally;
         let wants = self.logs.entry(log.clone()).or_default();
         wants.places.retain(|place, want| {
-            if want.inner || places.contains(place) || !want.peers.remove(&peer) {
+            if want.inner || places.contains(place) || !tally.remove_source(want, &peer) {
                 return true;
             }
             // What takes its place is as old as it, for those who wait for all that was known at some time; and as due,
             // or a peer that publishes without a pause would never be asked.
             serial = serial.min(want.serial);
             due_ms = due_ms.min(want.due_ms);
-            !want.peers.is_empty() || want.arriving
+            let keep = !want.peers.is_empty() || want.arriving;
+            tally.all -= usize::from(!keep);
+            keep
         });
+        let mut room = true;
         for place in places {
-            let new = || Want {
-                peers: BTreeSet::new(),
-                serial,
-                due_ms,
-                arriving: false,
-                denied: BTreeSet::new(),
-                inner: false,
-            };
-            let want = wants.places.entry(*place).or_insert_with(new);
+            room = tally.has_room(&peer);
+            if !room {
+                break;
+            }
+            let want = wants.places.entry(*place).or_insert_with(|| {
+                tally.all += 1;
+                Want::new(serial, due_ms, false)
+            });
             want.due_ms = want.due_ms.min(due_ms);
-            want.peers.insert(peer);
+            tally.add_source(want, peer);
         }
-        wants.floors.insert(peer, floor);
+        if wants.places.values().any(|want| want.peers.contains(&peer)) {
+            wants.floors.insert(peer, floor);
+        }
         self.tidy(log);
-        true
+        room
     }
 
     /// Wants a batch that a peer must have, because it has one that follows it.
     pub fn add_inner(&mut self, log: &LogKey, place: Place, peers: impl IntoIterator<Item = Author>, due_ms: u64) {
-        if self.logs.len() >= MAX_WANTED_LOGS && !self.logs.contains_key(log) {
+        if self.tally.all >= MAX_WANTS {
             return;
         }
         let full = |wants: &LogWants| wants.places.len() >= MAX_INNER_WANTS && !wants.places.contains_key(&place);
@@ -130,12 +196,62 @@ impl Wants {
         }
         self.last_serial += 1;
         let serial = self.last_serial;
-        let new =
-            || Want { peers: BTreeSet::new(), serial, due_ms, arriving: false, denied: BTreeSet::new(), inner: true };
-        let want = self.logs.entry(log.clone()).or_default().places.entry(place).or_insert_with(new);
+        let tally = &mut self.tally;
+        let want = self.logs.entry(log.clone()).or_default().places.entry(place).or_insert_with(|| {
+            tally.all += 1;
+            Want::new(serial, due_ms, true)
+        });
         want.inner = true;
         want.due_ms = want.due_ms.min(due_ms);
-        want.peers.extend(peers);
+        peers.into_iter().for_each(|peer| tally.add_source(want, peer));
+    }
+
+    /// Whether this peer announced the batch as a tip. Who only passed on what follows it may lack it.
+    #[must_use]
+    pub fn is_promised(&self, log: &LogKey, place: &Place, peer: &Author) -> bool {
+        let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
+        want.is_some_and(|want| !want.inner && want.peers.contains(peer))
+    }
+
+    /// Whether a pull brought the batch, though it is not here: there was no room for it, or it did not connect.
+    #[must_use]
+    pub fn came(&self, log: &LogKey, place: &Place) -> bool {
+        self.logs.get(log).and_then(|wants| wants.places.get(place)).is_some_and(|want| want.came)
+    }
+
+    /// A peer that broke the rules: what only it said that it has is forgotten.
+    pub fn disbelieve(&mut self, peer: &Author) {
+        self.peer_down(peer);
+        let tally = &mut self.tally;
+        for wants in self.logs.values_mut() {
+            wants.places.retain(|_, want| {
+                let keep = want.inner || want.arriving || !want.peers.is_empty() || want.orphaned_ms.is_some();
+                tally.all -= usize::from(!keep);
+                keep
+            });
+        }
+        self.logs.retain(|_, wants| !wants.places.is_empty() || wants.pull.is_some());
+    }
+
+    /// Gives up what nobody has said to have for long.
+    fn sweep(&mut self, now_ms: u64) {
+        if now_ms < self.swept_ms + SWEEP_MS {
+            return;
+        }
+        self.swept_ms = now_ms;
+        let tally = &mut self.tally;
+        for wants in self.logs.values_mut() {
+            wants.places.retain(|_, want| {
+                if !want.peers.is_empty() || want.arriving {
+                    return true;
+                }
+                let since_ms = *want.orphaned_ms.get_or_insert(now_ms);
+                let keep = now_ms < since_ms + if want.inner { INNER_ORPHAN_MS } else { ORPHAN_MS };
+                tally.all -= usize::from(!keep);
+                keep
+            });
+        }
+        self.logs.retain(|_, wants| !wants.places.is_empty() || wants.pull.is_some());
     }
 
     /// Peers that announced anything wanted of the log, with the floors they claim.
@@ -169,7 +285,9 @@ impl Wants {
     /// The batch is durable here, turned out to be here already, or is wanted no more.
     pub fn settle(&mut self, log: &LogKey, place: &Place) {
         if let Some(wants) = self.logs.get_mut(log) {
-            wants.places.remove(place);
+            if let Some(want) = wants.places.remove(place) {
+                self.tally.forget(want);
+            }
             self.tidy(log);
         }
     }
@@ -177,7 +295,7 @@ impl Wants {
     /// This peer does not have the batch, whatever it said.
     pub fn deny(&mut self, log: &LogKey, place: &Place, peer: &Author) {
         if let Some(want) = self.logs.get_mut(log).and_then(|wants| wants.places.get_mut(place)) {
-            want.peers.remove(peer);
+            self.tally.remove_source(want, peer);
             want.denied.insert(*peer);
         }
     }
@@ -204,7 +322,14 @@ impl Wants {
 
     /// Forgets all wants of the logs that `keep` refuses.
     pub fn retain(&mut self, keep: impl Fn(&LogKey) -> bool) {
-        self.logs.retain(|log, _| keep(log));
+        let tally = &mut self.tally;
+        self.logs.retain(|log, wants| {
+            let keep = keep(log);
+            if !keep {
+                std::mem::take(&mut wants.places).into_values().for_each(|want| tally.forget(want));
+            }
+            keep
+        });
     }
 
     fn tidy(&mut self, log: &LogKey) {
@@ -219,11 +344,12 @@ impl Wants {
         for id in ended {
             self.end(id);
         }
+        self.silent_since_ms.remove(peer);
         for wants in self.logs.values_mut() {
             wants.floors.remove(peer);
             wants.avoided.remove(peer);
             for want in wants.places.values_mut() {
-                want.peers.remove(peer);
+                self.tally.remove_source(want, peer);
             }
         }
     }
@@ -242,6 +368,7 @@ impl Wants {
 
     /// The peer brought something: the deadlines of its pulls move, as they share the way.
     pub fn progress(&mut self, peer: &Author, now_ms: u64) {
+        self.silent_since_ms.remove(peer);
         for pull in self.pulls.values_mut().filter(|pull| pull.peer == *peer) {
             pull.deadline_ms = now_ms + PULL_DEADLINE_MS;
         }
@@ -253,10 +380,13 @@ impl Wants {
         self.pulls.get(&id).is_some_and(|pull| pull.peer == *peer)
     }
 
-    /// A pull brought a batch that ends at `last_seq`.
-    pub fn brought(&mut self, log: &LogKey, last_seq: u64) {
+    /// A pull brought a batch.
+    pub fn brought(&mut self, log: &LogKey, place: &Place) {
         if let Some(wants) = self.logs.get_mut(log) {
-            wants.reached = wants.reached.max(last_seq);
+            wants.reached = wants.reached.max(place.0);
+            if let Some(want) = wants.places.get_mut(place) {
+                want.came = true;
+            }
         }
     }
 
@@ -279,10 +409,15 @@ impl Wants {
         loose
     }
 
-    /// The peer brought nothing of what it announced: others are asked first.
+    /// The peer brought nothing of what it announced: others are asked first. When it never does, it has it no more.
     pub fn avoid(&mut self, log: &LogKey, peer: Author, now_ms: u64) {
         if let Some(wants) = self.logs.get_mut(log) {
             let (_, before_ms) = wants.avoided.get(&peer).copied().unwrap_or_default();
+            if before_ms >= MAX_AVOID_MS {
+                for want in wants.places.values_mut().filter(|want| !want.arriving) {
+                    self.tally.remove_source(want, &peer);
+                }
+            }
             let avoid_ms = (before_ms * 2).clamp(AVOID_MS, MAX_AVOID_MS);
             wants.avoided.insert(peer, (now_ms + avoid_ms, avoid_ms));
         }
@@ -295,20 +430,25 @@ impl Wants {
         }
     }
 
-    /// Ends the pulls whose deadline has passed; their peers are avoided for a while.
-    pub fn expire(&mut self, now_ms: u64) -> Vec<Author> {
+    /// Ends the pulls whose deadline has passed, whose peers are avoided for a while, and gives up what nobody has.
+    /// Returns peers that have long brought nothing at all.
+    pub fn expire(&mut self, now_ms: u64) -> BTreeSet<Author> {
+        self.sweep(now_ms);
         let late: Vec<u64> =
             self.pulls.iter().filter(|(_, pull)| pull.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
-        let mut peers = Vec::new();
+        let mut silent = BTreeSet::new();
         for id in late {
+            let since_ms = self.pulls.get(&id).and_then(|pull| self.silent_since_ms.get(&pull.peer)).copied();
             if let Some(pull) = self.end(id) {
                 for range in &pull.ranges {
                     self.avoid(&range.log, pull.peer, now_ms);
                 }
-                peers.push(pull.peer);
+                if since_ms.is_some_and(|since_ms| now_ms >= since_ms + SILENCE_MS) {
+                    silent.insert(pull.peer);
+                }
             }
         }
-        peers
+        silent
     }
 
     /// Plans the next pulls: the logs that are furthest behind in time first, each from one peer.
@@ -366,6 +506,7 @@ impl Wants {
                 }
                 *busy.entry(peer).or_default() += 1;
                 let deadline_ms = now_ms + PULL_DEADLINE_MS;
+                self.silent_since_ms.entry(peer).or_insert(now_ms);
                 self.pulls.insert(id, Pull { peer, ranges: ranges.to_vec(), deadline_ms });
                 issued.push((id, peer, ranges.to_vec()));
             }
@@ -401,6 +542,12 @@ impl Wants {
     pub fn has_since(&self, peer: &Author, serial: u64) -> bool {
         let old = |want: &Want| want.serial <= serial && want.peers.contains(peer);
         self.logs.values().any(|wants| wants.places.values().any(old))
+    }
+
+    /// Batches that are wanted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tally.all
     }
 
     /// The newest want's serial number.

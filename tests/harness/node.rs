@@ -210,6 +210,13 @@ impl Node {
         procfs::memory_bytes(pid).expect("its memory")
     }
 
+    /// The CPU time that its process has taken, in seconds.
+    #[track_caller]
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let pid = self.child().as_ref().expect("it runs").id();
+        procfs::cpu_seconds(pid)
+    }
+
     // ---- what it prints
 
     /// Everything that it has printed on stdout.

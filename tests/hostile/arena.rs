@@ -1,5 +1,7 @@
 //! A mesh of honest daemons that goes about its business while a hostile peer does its worst, and the account of it.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -9,6 +11,8 @@ use crate::peer::Hostile;
 
 /// What the honest nodes talk about.
 pub(crate) const TOPIC: &str = "orders.placed";
+/// How many there are.
+const HONEST: usize = 3;
 /// What each of them publishes in a second.
 const RATE: u64 = 40;
 
@@ -19,20 +23,28 @@ pub(crate) struct Arena {
     subscriber: Subscriber,
     before: Vec<u64>,
     probes: Vec<String>,
+    /// Events of hostile authors in the topic that are to be there too.
+    foreign: usize,
     started: Instant,
 }
 
 impl Arena {
     /// Three honest nodes, each linked to each, each publishing, and one of them with a subscriber.
     pub(crate) fn new() -> Self {
-        Self::with(&[])
+        Self::with("")
     }
 
-    /// The same with flags for `roundelay up`.
-    pub(crate) fn with(flags: &[&str]) -> Self {
+    /// The same with settings.
+    pub(crate) fn with(settings: &str) -> Self {
         let mut mesh = Mesh::empty();
-        for index in 0..3 {
-            mesh.start(if index == 0 { &[] } else { &[0] }, flags);
+        for index in 0..HONEST {
+            let node = mesh.prepare(if index == 0 { &[] } else { &[0] }, &[]);
+            if !settings.is_empty() {
+                fs::create_dir_all(&mesh[node].home).expect("a home");
+                fs::set_permissions(&mesh[node].home, fs::Permissions::from_mode(0o700)).expect("a home");
+                fs::write(mesh[node].home.join("config.toml"), settings).expect("a file of settings");
+            }
+            mesh[node].start();
         }
         mesh.connected(mesh.all());
         let start = |node: usize| Publisher::start(&mesh[node], TOPIC, &format!("honest-{node}"), RATE);
@@ -40,7 +52,7 @@ impl Arena {
         publishers.iter().for_each(|publisher| publisher.wait_for_more(20));
         let subscriber = Subscriber::start(&mesh[2], TOPIC);
         let before = mesh.all().map(|node| mesh[node].memory_bytes().0).collect();
-        Self { mesh, publishers, subscriber, before, probes: Vec::new(), started: Instant::now() }
+        Self { mesh, publishers, subscriber, before, probes: Vec::new(), foreign: 0, started: Instant::now() }
     }
 
     /// A hostile peer that can open sync streams to each of the nodes.
@@ -52,7 +64,7 @@ impl Arena {
     #[track_caller]
     pub(crate) fn goes_on(&mut self) {
         self.publishers.iter().for_each(|publisher| publisher.wait_for_more(10));
-        for node in self.mesh.all() {
+        for node in 0..HONEST {
             let text = format!("probe-{}", self.probes.len());
             let args = ["pub", TOPIC, &text, "--acks", "2", "--timeout", "60s", "--json"];
             let done = self.mesh[node].cli(&args).expect(exit::OK);
@@ -87,6 +99,27 @@ impl Arena {
         away_s
     }
 
+    /// So many events of hostile authors are valid, and belong to the topic.
+    pub(crate) fn expect_foreign(&mut self, events: usize) {
+        self.foreign = events;
+    }
+
+    /// Stamps of what the nodes themselves published, in milliseconds since 1970.
+    pub(crate) fn honest_stamps_ms(&self) -> Vec<u64> {
+        let ids: Vec<&str> = self.mesh.all().map(|node| self.mesh[node].id()).collect();
+        let mut stamps = Vec::new();
+        let done = self.mesh[0].cli(&["log", "export", TOPIC]).expect(exit::OK);
+        for line in done.stdout.lines() {
+            let event: Value = serde_json::from_str(line).expect("an event");
+            if ids.iter().any(|id| event["rdlauthor"] == *id) {
+                let hlc = event["rdlhlc"].as_str().and_then(|text| text.parse::<u64>().ok());
+                stamps.push(hlc.expect("a stamp") >> 16);
+            }
+        }
+        assert!(!stamps.is_empty(), "nothing is exported");
+        stamps
+    }
+
     /// Warnings in the status of a node.
     pub(crate) fn warnings(&self, node: usize) -> String {
         let done = self.mesh[node].cli(&["status", "--json"]);
@@ -104,9 +137,16 @@ impl Arena {
         for publisher in std::mem::take(&mut self.publishers) {
             ids.extend(publisher.finish());
         }
-        let nodes = self.mesh.all();
-        self.mesh.holds(TOPIC, &ids, nodes.clone());
-        drop(self.subscriber.wait_for(ids.len()));
+        let nodes = 0..HONEST;
+        let delivered = self.mesh.holds_at_least(TOPIC, &ids, nodes.clone());
+        for events in &delivered {
+            assert_eq!(
+                events.len(),
+                ids.len() + self.foreign,
+                "what nobody was acknowledged, and no hostile author signed"
+            );
+        }
+        drop(self.subscriber.wait_for(ids.len() + self.foreign));
         self.mesh.converge(nodes.clone());
         let peaks: Vec<u64> = nodes.map(|node| self.mesh[node].memory_bytes().1).collect();
         let mib = |bytes: &u64| bytes / (1 << 20);

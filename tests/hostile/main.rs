@@ -8,14 +8,14 @@
 //! cargo test --test hostile -- --nocapture | grep '^| '
 //! ```
 
-// Attacks that use the rest of the peer are still to come.
-#![allow(dead_code)]
-
 #[path = "../harness/mod.rs"]
 mod harness;
 
 mod arena;
+mod authors;
+mod floods;
 mod forge;
 mod frames;
 mod gossip;
+mod heads;
 mod peer;

@@ -148,6 +148,7 @@ impl LocalMesh {
             min_links: MIN_LINKS,
             max_links: MAX_LINKS,
             store_cap_bytes: options.store_cap_bytes,
+            log_limits: roundelay_protocol::quota::LogLimits::default(),
         };
         let node = Node::start(settings.node_config(&home, keypair)?).await?;
         settings.write_first(&home)?;

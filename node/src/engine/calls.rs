@@ -205,6 +205,7 @@ impl Engine {
     /// What is wrong with this node, and what is worth knowing.
     fn judge(&self) -> (Vec<String>, Vec<String>) {
         let mut problems = self.peers.problems();
+        let mut warnings = self.peers.warnings();
         if let Some(twin) = self.replica.twin() {
             problems.push(format!(
                 "another live process publishes with this node's identity (incarnation {:016x}): stop one of the two, \
@@ -233,8 +234,16 @@ impl Engine {
                 off_ms / 1000
             ));
         }
+        if self.replica.refused_logs() > 0 {
+            warnings.push(format!(
+                "{} batches and heads of further logs were refused: this node holds {} logs of others, as many as limits.logs, \
+                 limits.logs_per_author or limits.logs_per_topic allow. Raise the limit, or block who makes them; until \
+                 then it is not in sync with those who hold them",
+                self.replica.refused_logs(),
+                self.replica.foreign_logs()
+            ));
+        }
         let forked = self.replica.logs().filter(|record| record.tips.len() > 1);
-        let mut warnings = self.peers.warnings();
         if self.replica.room() == Room::OwnOnly {
             warnings.push(format!(
                 "the disk that holds the store has only {free} left, which is kept for this node's own events: those \

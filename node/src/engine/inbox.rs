@@ -10,6 +10,7 @@ use roundelay_protocol::ids::Author;
 use roundelay_protocol::sign::Ed25519Verifier;
 use tokio::sync::mpsc;
 
+use super::pace::{Pace, Turn};
 use crate::mesh::{GossipId, LinkSender, Mesh, MeshEvent, Verdict};
 use crate::peer_id::author_of;
 
@@ -22,7 +23,7 @@ const VERIFY_RUN: usize = 16;
 pub(super) enum Inbound {
     LinkUp { peer: Author, link: u64, outbound: LinkSender },
     LinkDown { peer: Author, link: u64, reason: String },
-    Frame { peer: Author, link: u64, frame: Frame },
+    Frame { peer: Author, link: u64, frame: Frame, turn: Turn },
     Pulled { peer: Author, id: u64, batches: Vec<VerifiedBatch> },
     Gossip { peer: Author, batch: VerifiedBatch },
     Breach { peer: Author, reason: String },
@@ -90,13 +91,17 @@ fn reject(mesh: &Mesh, from: PeerId, id: GossipId, why: &str) -> Option<Inbound>
 }
 
 async fn read_link(peer: Author, link: u64, mut frames: mpsc::Receiver<Bytes>, inbox: mpsc::Sender<Inbound>) {
+    let pace = Pace::new();
     while let Some(bytes) = frames.recv().await {
         let inbound = match Frame::decode(&bytes) {
             Ok(Frame::Batches { id, batches }) => match verify_pulled(batches).await {
                 Ok(batches) => Inbound::Pulled { peer, id, batches },
                 Err(reason) => Inbound::Breach { peer, reason },
             },
-            Ok(frame) => Inbound::Frame { peer, link, frame },
+            Ok(frame) => match pace.turn().await {
+                Some(turn) => Inbound::Frame { peer, link, frame, turn },
+                None => return,
+            },
             Err(error) => Inbound::Breach { peer, reason: format!("sent a malformed frame: {error}") },
         };
         let breach = matches!(inbound, Inbound::Breach { .. });

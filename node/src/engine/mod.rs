@@ -3,6 +3,7 @@
 
 mod calls;
 mod inbox;
+mod pace;
 mod peers;
 mod room;
 mod serve;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord};
-use roundelay_protocol::ids::{Author, StoreEpoch};
+use roundelay_protocol::ids::{Author, BatchHash, StoreEpoch};
 use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, OldBatch, Replica, Source};
 use roundelay_protocol::sequencer::MAX_QUEUED_BYTES;
 use roundelay_protocol::sign::Ed25519Signer;
@@ -261,7 +262,8 @@ impl Engine {
                 let inputs: Vec<_> = batches.into_iter().map(|batch| Input::Batch { batch, source }).collect();
                 self.feed_all(inputs).await;
             }
-            Inbound::Frame { peer, link, frame } => {
+            Inbound::Frame { peer, link, frame, turn } => {
+                let started = Instant::now();
                 let chain = match &frame {
                     Frame::Hello(hello) => {
                         let at = hello.memory.map(|memory| memory.position.arrival);
@@ -270,6 +272,7 @@ impl Engine {
                     _ => None,
                 };
                 self.feed(Input::Frame { peer, link, frame, chain }).await;
+                turn.took(started.elapsed());
             }
             Inbound::LinkUp { peer, link, outbound } => {
                 self.links.insert(peer, Peer { link, outbound, filling: false });
@@ -323,10 +326,9 @@ impl Engine {
             }
             Effect::Send { peer, frame } => return self.send(peer, &frame),
             Effect::Find { log, place, parent } => {
-                let find = |(seq, hash): (u64, _)| self.reader.find(&log, seq, &hash);
-                return match (find(place), find(parent)) {
-                    (Ok(known), Ok(parent)) => Some(Input::Found { hash: place.1, known: known.is_some(), parent }),
-                    (Err(error), _) | (_, Err(error)) => {
+                return match self.find(&log, place, parent) {
+                    Ok(found) => Some(found),
+                    Err(error) => {
                         self.fail(&error);
                         None
                     }
@@ -377,6 +379,14 @@ impl Engine {
             Effect::Notice(notice) => self.peers.take_replica_notice(&notice),
         }
         None
+    }
+
+    fn find(&self, log: &LogKey, place: (u64, BatchHash), parent: (u64, BatchHash)) -> Result<Input, LogError> {
+        let known = self.reader.find(log, place.0, &place.1)?.is_some();
+        // Repeats are the rule, and of no further interest.
+        let siblings = if known { Vec::new() } else { self.reader.children(log, parent)? };
+        let parent = self.reader.find(log, parent.0, &parent.1)?;
+        Ok(Input::Found { hash: place.1, known, parent, siblings })
     }
 
     /// Writes of one turn go to the log together.

@@ -163,7 +163,16 @@ impl Peers {
                 self.changed = true;
             }
             Notice::Forked { log, tips } => tracing::warn!(?log, tips, "a log has several lines: both are kept"),
-            Notice::Cheat { log } => {
+            Notice::Cheat { log, batches: [one, other] } => {
+                let author = self.directory.name(&log.author).unwrap_or_else(|| text_of(&log.author));
+                self.warn(format!(
+                    "{author} signed two histories of its log in {}: batches {one} and {other} follow the same one, from \
+                     one life of its process. It cheats, or it was copied while it ran; both are kept. `peers block` \
+                     leaves its events out",
+                    log.topic
+                ));
+            }
+            Notice::TooManyLines { log } => {
                 self.warn(format!("the author of {log:?} makes ever new lines of its log: further ones are refused"));
             }
             Notice::Invalid { log } => self.warn(format!("a batch of {log:?} breaks the rules and was refused")),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
-use roundelay_protocol::ids::{Arrival, BatchHash, Chain, StoreEpoch};
+use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::topic::Topic;
 use roundelay_protocol::write_set::WriteSet;
 
@@ -217,6 +217,17 @@ impl Store for MemoryStore {
         let arrival = self.durable.index.get(&(key.clone(), last_seq, *hash));
         let row = arrival.and_then(|arrival| self.durable.rows.get(arrival));
         Ok(row.and_then(|(_, batch)| batch.as_ref()).map(VerifiedBatch::tip))
+    }
+
+    fn children(&self, key: &LogKey, parent: (u64, BatchHash)) -> Result<Vec<(BatchHash, Incarnation)>, LogError> {
+        let from = (key.clone(), parent.0, BatchHash::NONE);
+        let of_log = self.durable.index.range(from..).take_while(|((of, ..), _)| of == key);
+        let batches = of_log.filter_map(|(_, arrival)| self.durable.rows.get(arrival)?.1.as_ref());
+        let follows = |batch: &&VerifiedBatch| {
+            let header = batch.header();
+            header.first_seq == parent.0 + 1 && header.parent == parent.1
+        };
+        Ok(batches.filter(follows).map(|batch| (batch.hash(), batch.header().incarnation)).collect())
     }
 
     fn chain_at(&self, arrival: Arrival) -> Result<Option<Chain>, LogError> {

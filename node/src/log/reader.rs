@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
-use roundelay_protocol::ids::{Arrival, BatchHash, Chain};
+use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation};
 use roundelay_protocol::limits::{MAX_BATCH_EVENTS, MAX_BATCH_WIRE_BYTES};
 use roundelay_protocol::topic::Topic;
 use tokio::sync::watch;
@@ -263,6 +263,29 @@ impl LogReader {
             let entry = entry.ok_or_else(|| self.shared.damaged("an index entry is malformed"))?;
             Ok((entry.arrival <= last).then_some(Tip { seq: last_seq, hash: *hash, hlc: entry.last_hlc }))
         })
+    }
+
+    /// See [`super::Store::children`].
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn children(&self, key: &LogKey, parent: (u64, BatchHash)) -> Result<Vec<(BatchHash, Incarnation)>, LogError> {
+        let mut found = Vec::new();
+        let (first, last) = (parent.0.saturating_add(1), self.last_arrival());
+        self.index(key, first, first.saturating_add(MAX_BATCH_EVENTS as u64 - 1), |db, _, hash, entry| {
+            if entry.first_seq == first && entry.arrival <= last {
+                let value = db.get(layout::row_key(entry.arrival)).map_err(LogError::reading(&self.shared.dir))?;
+                let row = value.as_ref().map(|value| self.row(entry.arrival, value)).transpose()?;
+                if let Some(batch) = row.and_then(|row| row.batch) {
+                    let head = self.parse(entry.arrival, Bytes::copy_from_slice(batch.head))?;
+                    if head.header().parent == parent.1 {
+                        found.push((hash, head.header().incarnation));
+                    }
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
     }
 
     /// See [`super::Store::chain_at`].

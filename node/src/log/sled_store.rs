@@ -4,7 +4,7 @@ use std::path::Path;
 
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
-use roundelay_protocol::ids::{Arrival, BatchHash, Chain};
+use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation};
 use roundelay_protocol::topic::Topic;
 use roundelay_protocol::write_set::WriteSet;
 
@@ -89,6 +89,10 @@ impl Store for SledStore {
 
     fn find(&self, key: &LogKey, last_seq: u64, hash: &BatchHash) -> Result<Option<Tip>, LogError> {
         self.reader.find(key, last_seq, hash)
+    }
+
+    fn children(&self, key: &LogKey, parent: (u64, BatchHash)) -> Result<Vec<(BatchHash, Incarnation)>, LogError> {
+        self.reader.children(key, parent)
     }
 
     fn chain_at(&self, arrival: Arrival) -> Result<Option<Chain>, LogError> {

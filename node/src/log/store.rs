@@ -3,7 +3,7 @@
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
 use roundelay_protocol::hlc::Hlc;
-use roundelay_protocol::ids::{Arrival, BatchHash, Chain, StoreEpoch};
+use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::topic::Topic;
 use roundelay_protocol::write_set::WriteSet;
 
@@ -137,6 +137,12 @@ pub trait Store {
     /// # Errors
     /// When the store cannot be read or is damaged.
     fn find(&self, key: &LogKey, last_seq: u64, hash: &BatchHash) -> Result<Option<Tip>, LogError>;
+
+    /// The batches of a log that follow another directly, by hash, with the incarnations that sealed them.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    fn children(&self, key: &LogKey, parent: (u64, BatchHash)) -> Result<Vec<(BatchHash, Incarnation)>, LogError>;
 
     /// The chain after an arrival. `None` when it is not reached yet, or so old that everything up to it and beyond was
     /// pruned.

@@ -1,11 +1,11 @@
 //! The one door in for batches of others (and of this node's other lives): known? next? gap? fork? clock?
 
-use super::{Effect, MAX_LOOKUPS, Notice, Replica, Source};
+use super::{Admitted, Effect, MAX_CHEATS, MAX_LOOKUPS, Notice, Replica, Source};
 use crate::batch::VerifiedBatch;
 use crate::frame::Range;
 use crate::heads::{Hole, LogKey, LogRecord, MAX_HOLES, Tip};
 use crate::hlc::Hlc;
-use crate::ids::{Author, BatchHash};
+use crate::ids::{Author, BatchHash, Incarnation};
 use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_TIPS};
 use crate::sign::Signer;
 use crate::write_set::WriteSet;
@@ -47,10 +47,13 @@ impl<S: Signer> Replica<S> {
         let log = log_of(&batch);
         if let Source::Pull { peer, .. } = source {
             self.wants.progress(&peer, self.now.mono_ms);
-            self.wants.brought(&log, batch.header().last_seq());
+            self.wants.brought(&log, &place_of(&batch));
         }
         if !self.interest.holds(&self.me, &log) || (!self.takes_others() && log.author != self.me) {
             return;
+        }
+        if self.latest(&log).is_none() && !self.census.admits(&log) {
+            return self.wants.settle(&log, &place_of(&batch));
         }
         self.see_topic(&log.topic);
         self.look_for_twin(&batch);
@@ -61,8 +64,8 @@ impl<S: Signer> Replica<S> {
         if self.recent.contains(&hash) || self.lookups.contains_key(&hash) {
             return;
         }
-        if batch.dropped() > 0 && !self.take_stripped(&log, &batch, source) {
-            return;
+        if let (true, Some(peer)) = (batch.dropped() > 0, peer_of(source)) {
+            return self.refuse_stripped(&log, &batch, peer);
         }
         let (seq, parent) = parent_of(&batch);
         let record = self.latest(&log);
@@ -88,7 +91,13 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    pub(super) fn found(&mut self, hash: &BatchHash, known: bool, parent: Option<Tip>) {
+    pub(super) fn found(
+        &mut self,
+        hash: &BatchHash,
+        known: bool,
+        parent: Option<Tip>,
+        siblings: &[(BatchHash, Incarnation)],
+    ) {
         let Some((batch, source)) = self.lookups.remove(hash) else { return };
         let log = log_of(&batch);
         if known || self.recent.contains(hash) {
@@ -97,6 +106,7 @@ impl<S: Signer> Replica<S> {
             self.wants.settle(&log, &place_of(&batch));
             return;
         }
+        self.look_for_cheat(&log, &batch, siblings);
         let (seq, parent_hash) = parent_of(&batch);
         // The parent may have been admitted while the store was asked.
         let tip = self.latest(&log).and_then(|record| record.tips.iter().find(|tip| tip.hash == parent_hash).copied());
@@ -116,17 +126,11 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    /// Whether some of the batch was dropped by whoever sent it, and others may have it whole. Anybody can drop items,
-    /// and what is left still verifies.
-    fn take_stripped(&mut self, log: &LogKey, batch: &VerifiedBatch, source: Source) -> bool {
-        let Some(peer) = peer_of(source) else { return true };
-        let others = self.wants.announcers(log).into_iter().filter(|(other, _)| *other != peer);
-        if matches!(source, Source::Gossip(_)) || others.count() > 0 {
-            self.wants.avoid_long(log, peer, self.now.mono_ms);
-            self.wants.deny(log, &place_of(batch), &peer);
-            return false;
-        }
-        true
+    /// Some of the batch was dropped by whoever sent it. Anybody can drop items, and what is left still verifies; stored,
+    /// it would shut the whole one out. So it is not taken, and the peer does not have it.
+    fn refuse_stripped(&mut self, log: &LogKey, batch: &VerifiedBatch, peer: Author) {
+        self.wants.avoid_long(log, peer, self.now.mono_ms);
+        self.wants.deny(log, &place_of(batch), &peer);
     }
 
     /// Whether this node had the batch and pruned it. What a restored author publishes below the floor is younger.
@@ -191,6 +195,7 @@ impl<S: Signer> Replica<S> {
             }
             let tip = batch.tip();
             self.clock.observe(tip.hlc, self.now.wall_ms.saturating_add_signed(self.clock_offset_ms));
+            let goes_on = record.tips.iter().any(|tip| tip.hash == batch.header().parent);
             if fill_hole(&mut record, &batch) {
                 record.events += batch.header().count;
                 record.bytes += batch.bytes().len() as u64;
@@ -200,6 +205,11 @@ impl<S: Signer> Replica<S> {
                 }
             } else {
                 advance(&mut record, &batch);
+            }
+            // What does not go on from a tip may have a brother that is not on the disk yet.
+            if !goes_on {
+                let brothers: Vec<_> = set.batches.iter().map(Admitted::of).collect();
+                self.look_for_cheat_in(log, &batch, &brothers);
             }
             self.recent.insert(tip.hash);
             self.wants.arriving(log, &(tip.seq, tip.hash));
@@ -225,15 +235,39 @@ impl<S: Signer> Replica<S> {
         if parent.is_some_and(|parent| parent.seq + 1 != header.first_seq || parent.hlc >= header.first_hlc) {
             self.effects.push(Effect::Notice(Notice::Invalid { log: log.clone() }));
             self.wants.settle(log, &place_of(batch));
+            // Whoever brought it may be honest, but its author signed both.
+            if self.links.contains_key(&header.author) {
+                self.breach(header.author, "signed a batch that breaks the rules against the one it follows");
+            }
             return false;
         }
         let replaces = record.tips.iter().any(|tip| tip.hash == header.parent);
         if !replaces && record.tips.len() >= MAX_TIPS && !self.is_anchor(log, &batch.hash()) {
-            self.effects.push(Effect::Notice(Notice::Cheat { log: log.clone() }));
+            self.effects.push(Effect::Notice(Notice::TooManyLines { log: log.clone() }));
             self.wants.settle(log, &place_of(batch));
             return false;
         }
         true
+    }
+
+    /// Two batches of one incarnation upon the same parent are proof that their author cheats: an honest process goes on
+    /// from what it sealed last. What is proven is told, and both are kept like any fork, so that nothing diverges.
+    fn look_for_cheat(&mut self, log: &LogKey, batch: &VerifiedBatch, siblings: &[(BatchHash, Incarnation)]) {
+        let (hash, incarnation) = (batch.hash(), batch.header().incarnation);
+        let proof = siblings.iter().find(|(other, of)| *other != hash && *of == incarnation).map(|(other, _)| *other);
+        let news = !self.cheats.contains(log) && self.cheats.len() < MAX_CHEATS;
+        if let Some(other) = proof.filter(|_| news) {
+            self.cheats.insert(log.clone());
+            self.effects.push(Effect::Notice(Notice::Cheat { log: log.clone(), batches: [other, hash] }));
+        }
+    }
+
+    /// The same against batches that are on their way to the disk.
+    fn look_for_cheat_in(&mut self, log: &LogKey, batch: &VerifiedBatch, gathered: &[Admitted]) {
+        let under_way = self.writes.iter().flat_map(|write| &write.admitted).chain(gathered);
+        let of_parent = under_way.filter(|other| other.log == *log && other.parent == batch.header().parent);
+        let siblings: Vec<_> = of_parent.map(|other| (other.place.1, other.incarnation)).collect();
+        self.look_for_cheat(log, batch, &siblings);
     }
 
     /// Another live process that publishes as this node: its stamps are from after our start, by a clock that peers

@@ -9,7 +9,8 @@ use crate::ids::{Author, BatchHash, Chain};
 use crate::interest::Interest;
 use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_TIPS};
 use crate::link::{
-    AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, Mark, PAGE_BYTES, PAGE_HEADS, PAGE_SUMS, Probe, QUIET_MS, count,
+    AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, Mark, PAGE_BYTES, PAGE_HEADS, PAGE_SUMS, Probe, QUIET_MS,
+    REFUSED_GRACE_MS, count,
 };
 use crate::sign::Signer;
 use crate::topic::Topic;
@@ -109,15 +110,21 @@ impl<S: Signer> Replica<S> {
     /// A peer broke the rules: it is shown the door, and kept away for a growing while.
     pub(super) fn breach(&mut self, peer: Author, reason: &str) {
         if let Some(keep_away_ms) = self.conduct.breach(peer, reason, self.now.mono_ms) {
-            self.effects.push(Effect::Disconnect { peer, reason: reason.to_owned(), keep_away_ms });
+            self.send_away(peer, reason, keep_away_ms);
         }
     }
 
     /// A peer did what an honest one rarely does.
     pub(super) fn slip(&mut self, peer: Author, reason: &str) {
         if let Some(keep_away_ms) = self.conduct.slip(peer, reason, self.now.mono_ms) {
-            self.effects.push(Effect::Disconnect { peer, reason: reason.to_owned(), keep_away_ms });
+            self.send_away(peer, reason, keep_away_ms);
         }
+    }
+
+    /// What only this peer said that it has is nothing to wait for.
+    fn send_away(&mut self, peer: Author, reason: &str, keep_away_ms: u64) {
+        self.wants.disbelieve(&peer);
+        self.effects.push(Effect::Disconnect { peer, reason: reason.to_owned(), keep_away_ms });
     }
 
     fn meet(&mut self, peer: Author, hello: &Hello, chain: Option<Chain>) {
@@ -181,7 +188,9 @@ impl<S: Signer> Replica<S> {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.comparing += 1;
         link.informing = Informing::Comparing;
-        for (topics, last) in pages(&sums) {
+        let pages = pages(&sums);
+        link.pages = link.pages.saturating_add(pages.len() as u32);
+        for (topics, last) in pages {
             self.send(peer, Frame::Sums { topics, last });
         }
     }
@@ -207,6 +216,9 @@ impl<S: Signer> Replica<S> {
 
     fn take_want(&mut self, peer: Author, topics: &[Topic], last: bool) {
         let Some(link) = self.links.get_mut(&peer) else { return };
+        // All heads for a few bytes: only whoever was sent sums has that to ask.
+        let Some(pages) = link.pages.checked_sub(1) else { return self.breach(peer, "asked for heads without sums") };
+        link.pages = pages;
         for topic in topics {
             let first = LogKey { topic: topic.clone(), author: Author([0; 32]) };
             for (key, _) in self.logs.range(first..).take_while(|(key, _)| key.topic == *topic) {
@@ -271,6 +283,10 @@ impl<S: Signer> Replica<S> {
             if !self.interest.holds(&self.me, &head.log) {
                 continue;
             }
+            if self.latest(&head.log).is_none() && !self.census.admits(&head.log) {
+                self.refuse_head(&peer);
+                continue;
+            }
             self.see_topic(&head.log.topic);
             if head.log.author == self.me {
                 self.note_announced(peer, &head.log.topic, &head.tips);
@@ -286,6 +302,13 @@ impl<S: Signer> Replica<S> {
             link.known_serial = self.wants.serial();
         }
         self.plan_pending = true;
+    }
+
+    /// A head is not taken: whatever else agrees, the two are not in sync.
+    fn refuse_head(&mut self, peer: &Author) {
+        if let Some(link) = self.links.get_mut(peer) {
+            link.refused = true;
+        }
     }
 
     fn take_head(&mut self, peer: Author, head: Head, due_ms: u64) {
@@ -306,7 +329,14 @@ impl<S: Signer> Replica<S> {
             // Behind us, or on another line: the store can tell.
             self.effects.push(Effect::Check(Check { peer, log: head.log, floor: head.floor, places: absent, due_ms }));
         } else {
-            self.wants.announce(&head.log, peer, &absent, head.floor, due_ms);
+            self.want_tips(&head.log, peer, &absent, head.floor, due_ms);
+        }
+    }
+
+    fn want_tips(&mut self, log: &LogKey, peer: Author, places: &[(u64, BatchHash)], floor: u64, due_ms: u64) {
+        self.plan_pending = true;
+        if !self.wants.announce(log, peer, places, floor, due_ms) {
+            self.refuse_head(&peer);
         }
     }
 
@@ -319,7 +349,7 @@ impl<S: Signer> Replica<S> {
                 known.iter().any(|tip| tip.hash == place.1) || self.recent.contains(&place.1)
             };
             let absent: Vec<_> = places.into_iter().filter(|place| !here(place)).collect();
-            self.wants.announce(&log, peer, &absent, floor, due_ms);
+            self.want_tips(&log, peer, &absent, floor, due_ms);
         }
     }
 
@@ -393,6 +423,7 @@ impl<S: Signer> Replica<S> {
             link.in_sync = link.informed;
             link.differing_since_ms = None;
             link.grace_ms = GRACE_MS;
+            link.refused = false;
             return;
         }
         link.in_sync = false;
@@ -400,7 +431,7 @@ impl<S: Signer> Replica<S> {
         let since_ms = *link.differing_since_ms.get_or_insert(now_ms);
         if now_ms - since_ms >= link.grace_ms && !lacking && link.is_live() {
             link.differing_since_ms = None;
-            link.grace_ms = (link.grace_ms * 2).min(60_000);
+            link.grace_ms = (link.grace_ms * 2).min(if link.refused { REFUSED_GRACE_MS } else { 60_000 });
             self.send_sums(peer);
         }
     }

@@ -33,6 +33,7 @@ use crate::hlc::{Clock, Hlc};
 use crate::ids::{Author, BatchHash, Incarnation};
 use crate::interest::Interest;
 use crate::link::Link;
+use crate::quota::Census;
 use crate::recent::Recent;
 use crate::sequencer::Sequencer;
 use crate::sign::Signer;
@@ -42,6 +43,10 @@ use crate::write_set::WriteSet;
 
 /// Hashes of admitted batches that are remembered, so that repeats need no look-up.
 const RECENT_HASHES: usize = 65_536;
+/// Logs whose authors were proven to cheat; of further ones it is not told.
+const MAX_CHEATS: usize = 1_024;
+/// So many wants put the next plan of pulls off by a millisecond.
+const WANTS_PER_MS: usize = 1_024;
 /// Batches whose look-up may be under way.
 const MAX_LOOKUPS: usize = 4_096;
 
@@ -49,9 +54,29 @@ const MAX_LOOKUPS: usize = 4_096;
 struct Write {
     token: u64,
     records: Vec<LogRecord>,
-    admitted: Vec<(LogKey, (u64, BatchHash))>,
+    admitted: Vec<Admitted>,
     own: Vec<publish::Sealed>,
     memories: Vec<(Author, Memory)>,
+}
+
+/// A batch on its way to the disk.
+struct Admitted {
+    log: LogKey,
+    place: (u64, BatchHash),
+    parent: BatchHash,
+    incarnation: Incarnation,
+}
+
+impl Admitted {
+    fn of(batch: &VerifiedBatch) -> Self {
+        let header = batch.header();
+        Self {
+            log: LogKey { topic: header.topic.clone(), author: header.author },
+            place: (header.last_seq(), batch.hash()),
+            parent: header.parent,
+            incarnation: header.incarnation,
+        }
+    }
 }
 
 /// A node's mind.
@@ -71,6 +96,7 @@ pub struct Replica<S> {
     cap_bytes: u64,
     max_gossip_bytes: usize,
     logs: BTreeMap<LogKey, LogRecord>,
+    census: Census,
     latest: BTreeMap<LogKey, Latest>,
     writes: VecDeque<Write>,
     last_token: u64,
@@ -89,8 +115,14 @@ pub struct Replica<S> {
     room: Room,
     probes: BTreeMap<u64, BTreeMap<Author, probes::Progress>>,
     twin: Option<Incarnation>,
+    /// Logs whose authors were proven to cheat.
+    cheats: BTreeSet<LogKey>,
     clock_offset_ms: i64,
     plan_pending: bool,
+    /// No plan before then.
+    plan_at_ms: u64,
+    /// When anything that is wanted needs attention, as of the last plan.
+    next_due_ms: Option<u64>,
     effects: Vec<Effect>,
 }
 
@@ -105,6 +137,7 @@ impl<S: Signer> Replica<S> {
         let logs: BTreeMap<_, _> = records.into_iter().map(|record| (record.key.clone(), record)).collect();
         let topics_seen = logs.keys().map(|key| key.topic.clone()).collect();
         let own = publish::Own::new(&me, logs.values());
+        let census = Census::new(me, config.log_limits, logs.keys());
         Self {
             me,
             signer,
@@ -120,6 +153,7 @@ impl<S: Signer> Replica<S> {
             cap_bytes: config.cap_bytes,
             max_gossip_bytes: config.max_gossip_bytes,
             logs,
+            census,
             latest: BTreeMap::new(),
             writes: VecDeque::new(),
             last_token: 0,
@@ -138,8 +172,11 @@ impl<S: Signer> Replica<S> {
             room: Room::Ample,
             probes: BTreeMap::new(),
             twin: None,
+            cheats: BTreeSet::new(),
             clock_offset_ms: 0,
             plan_pending: false,
+            plan_at_ms: 0,
+            next_due_ms: None,
             effects: Vec::new(),
         }
     }
@@ -167,7 +204,7 @@ impl<S: Signer> Replica<S> {
                 self.probes.remove(&id);
             }
             Input::Batch { batch, source } => self.take_batch(batch, source),
-            Input::Found { hash, known, parent } => self.found(&hash, known, parent),
+            Input::Found { hash, known, parent, siblings } => self.found(&hash, known, parent, &siblings),
             Input::Checked { check, known } => self.checked(check, &known),
             Input::Stored { token, position, batch_bytes } => self.stored(token, position, batch_bytes),
             Input::LinkUp { peer, link, nonce, memory } => self.link_up(peer, link, nonce, memory),
@@ -195,7 +232,7 @@ impl<S: Signer> Replica<S> {
                 self.plan_pending = true;
             }
             Input::Tick => {
-                self.wants.expire(self.now.mono_ms);
+                self.expire_wants();
                 self.plan_pending = true;
             }
         }
@@ -207,9 +244,12 @@ impl<S: Signer> Replica<S> {
         self.announce_due();
         self.audit_due();
         self.answer_probes();
-        if self.plan_pending {
+        if self.plan_pending && self.plan_at_ms <= self.now.mono_ms {
             self.plan_pending = false;
             self.pull_due();
+            // Each plan looks at all that is wanted: with much of it, plans are rare, or nothing else would be done.
+            self.plan_at_ms = self.now.mono_ms + (self.wants.len() / WANTS_PER_MS) as u64;
+            self.next_due_ms = self.wants.next_due_ms(self.now.mono_ms);
         }
         self.remember_peers();
         self.prune_if_full();
@@ -223,7 +263,9 @@ impl<S: Signer> Replica<S> {
             let announce = link.announce_at_ms.filter(|_| link.writable);
             [announce, Some(link.audit_at_ms)].into_iter().flatten()
         });
-        let own = [self.wants.next_due_ms(now_ms), Some(now_ms + 5_000)].into_iter().flatten();
+        let plan = if self.plan_pending { Some(self.plan_at_ms) } else { self.next_due_ms };
+        let prune = self.pruning.due_ms().filter(|at_ms| *at_ms > now_ms);
+        let own = [plan, prune, Some(now_ms + 5_000)].into_iter().flatten();
         links.chain(own).min().unwrap_or(now_ms + 5_000).max(now_ms + 1)
     }
 
@@ -243,16 +285,15 @@ impl<S: Signer> Replica<S> {
             if record.key.author == self.me {
                 record.announced = record.announced.max(self.own.announced(&record.key.topic));
             }
+            if !self.logs.contains_key(&record.key) && !self.latest.contains_key(&record.key) {
+                self.census.add(&record.key);
+            }
             let entry = self.latest.entry(record.key.clone());
             let latest = entry.or_insert_with(|| Latest { record: record.clone(), writes: 0 });
             latest.record = record.clone();
             latest.writes += 1;
         }
-        let place = |batch: &VerifiedBatch| {
-            let header = batch.header();
-            (LogKey { topic: header.topic.clone(), author: header.author }, (header.last_seq(), batch.hash()))
-        };
-        let admitted = set.batches.iter().map(place).collect();
+        let admitted = set.batches.iter().map(Admitted::of).collect();
         self.writes.push_back(Write { token: self.last_token, records: set.logs.clone(), admitted, own, memories });
         self.effects.push(Effect::Append { token: self.last_token, set });
     }
@@ -270,14 +311,14 @@ impl<S: Signer> Replica<S> {
                     }
                 }
                 // The store sets this in what it writes; the copy here follows.
-                if write.admitted.iter().any(|(key, _)| *key == record.key) {
+                if write.admitted.iter().any(|admitted| admitted.log == record.key) {
                     record.last_arrival = position.arrival;
                 } else if let Some(old) = self.logs.get(&record.key) {
                     record.last_arrival = old.last_arrival;
                 }
                 self.install(record);
             }
-            for (key, place) in &write.admitted {
+            for Admitted { log: key, place, .. } in &write.admitted {
                 self.wants.settle(key, place);
                 // A fork that came while its parent was on its way.
                 for child in self.ahead.take_children(key, place.0, &place.1) {

@@ -36,10 +36,11 @@ impl<S: Signer> Replica<S> {
                 }
             }
         }
-        let (wants, written) = (&self.wants, self.written());
+        let (wants, links, written) = (&self.wants, &self.links, self.written());
         self.probes.retain(|id, probe| {
             let settled = |(peer, progress): (&Author, &Progress)| {
-                let covered = |mark: Mark| mark.token <= written && !wants.has_since(peer, mark.serial);
+                let refused = links.get(peer).is_some_and(|link| link.refused);
+                let covered = |mark: Mark| !refused && mark.token <= written && !wants.has_since(peer, mark.serial);
                 progress.done && progress.seen.is_some_and(covered)
             };
             let complete = probe.iter().all(settled);
@@ -61,14 +62,14 @@ impl<S: Signer> Replica<S> {
         let written = self.written();
         for (peer, link) in &mut self.links {
             let told = link.is_live() && link.dirty.is_empty();
-            let informed = link.informed;
+            let (informed, refused) = (link.informed, link.refused);
             for probe in link.probes.iter_mut().filter(|probe| told && !probe.seen_sent) {
                 probe.seen_sent = true;
                 out.push(Effect::Send { peer: *peer, frame: Frame::ProbeSeen(probe.id) });
             }
             link.probes.retain(|probe| {
                 let durable = probe.mark.token <= written && !self.wants.has_since(peer, probe.mark.serial);
-                let done = probe.seen_sent && informed && durable;
+                let done = probe.seen_sent && informed && durable && !refused;
                 if done {
                     out.push(Effect::Send { peer: *peer, frame: Frame::ProbeDone(probe.id) });
                 }

@@ -1,10 +1,12 @@
-//! Keeping within the store's cap: the oldest events go first, but never own events that no peer has.
+//! Keeping within the store's cap: of what takes more than its share the oldest events go first, then the oldest of all,
+//! but never own events that no peer has.
 
 use std::collections::BTreeMap;
 
 use super::{Effect, OldBatch, Replica, Room};
 use crate::heads::{LogKey, LogRecord};
 use crate::ids::Arrival;
+use crate::quota;
 use crate::sign::Signer;
 use crate::write_set::WriteSet;
 
@@ -14,6 +16,18 @@ const SLACK_PERCENT: u64 = 5;
 /// After a pass that could not free enough, the next one waits so long.
 const RETRY_MS: u64 = 5_000;
 
+/// What may go. Each pass over the store that frees too little leads to the next.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// What is above the fair share of its author, and of its topic among those of its author.
+    #[default]
+    Greedy,
+    /// What is oldest.
+    Oldest,
+    /// Last batches of logs too.
+    Tips,
+}
+
 /// Where pruning stands.
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
@@ -21,19 +35,27 @@ pub(super) struct Pruning {
     /// The write that prunes: until it is durable, what the store lists and counts still has what is being pruned.
     token: u64,
     after: Arrival,
+    pass: Pass,
+    /// The pass began at the first batch.
+    whole: bool,
+    /// What logs above their share may keep, while a greedy pass goes on.
+    shares: Option<BTreeMap<LogKey, u64>>,
     retry_at_ms: u64,
     /// Nothing more can be pruned and the reserve is being used.
     tight: bool,
     /// The cap was exceeded, and the target is not reached yet.
     begun: bool,
-    /// Sparing the last batches of logs did not free enough.
-    hard: bool,
 }
 
 impl Pruning {
     /// Nothing more can be pruned, and what room is left is for own events.
     pub(super) fn is_tight(&self) -> bool {
         self.tight
+    }
+
+    /// When the store is to be looked at next.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        (!self.listing && self.retry_at_ms > 0).then_some(self.retry_at_ms)
     }
 
     /// Something that could not be pruned before may be now.
@@ -57,7 +79,9 @@ impl<S: Signer> Replica<S> {
 
     pub(super) fn prune_if_full(&mut self) {
         if self.batch_bytes <= self.target_bytes() {
-            (self.pruning.begun, self.pruning.hard, self.pruning.tight) = (false, false, false);
+            let after = self.pruning.after;
+            let (listing, token) = (self.pruning.listing, self.pruning.token);
+            self.pruning = Pruning { listing, token, after, ..Pruning::default() };
         }
         self.pruning.begun |= self.batch_bytes > self.cap_bytes;
         if !self.pruning.begun {
@@ -74,6 +98,14 @@ impl<S: Signer> Replica<S> {
     pub(super) fn prune(&mut self, batches: Vec<OldBatch>, end: bool) {
         self.pruning.listing = false;
         let target = self.target_bytes();
+        if self.pruning.pass == Pass::Greedy && self.pruning.shares.is_none() {
+            let shares = quota::shares(self.logs.values(), target);
+            if shares.is_empty() {
+                (self.pruning.pass, self.pruning.after) = (Pass::Oldest, Arrival(0));
+                return;
+            }
+            self.pruning.shares = Some(shares);
+        }
         let mut remaining = self.batch_bytes;
         let mut set = WriteSet::default();
         let mut records: BTreeMap<LogKey, LogRecord> = BTreeMap::new();
@@ -82,6 +114,9 @@ impl<S: Signer> Replica<S> {
                 break;
             }
             self.pruning.after = old.arrival;
+            if !self.is_greedy(&old.log, records.get(&old.log)) {
+                continue;
+            }
             let record = records.entry(old.log.clone()).or_insert_with(|| self.latest_or_new(&old.log));
             if !self.may_prune(&old, record) {
                 continue;
@@ -94,21 +129,41 @@ impl<S: Signer> Replica<S> {
             remaining = remaining.saturating_sub(old.bytes);
             set.pruned.push(old.arrival);
         }
-        if !set.pruned.is_empty() {
+        let set_is_empty = set.pruned.is_empty();
+        if !set_is_empty {
             let touched = records.into_values().filter(|record| self.latest(&record.key) != Some(record));
             set.logs = touched.collect();
             self.batch_bytes = remaining;
             self.write(set, Vec::new(), Vec::new());
             self.pruning.token = self.last_token;
         }
+        if set_is_empty {
+            // Others have a turn before the next look.
+            self.pruning.retry_at_ms = self.now.mono_ms + 1;
+        }
         if remaining > target && end {
             self.pruning.after = Arrival(0);
-            let tried_all = std::mem::replace(&mut self.pruning.hard, true);
-            if tried_all {
-                self.pruning.tight = true;
-                self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
+            let whole = std::mem::replace(&mut self.pruning.whole, true);
+            match self.pruning.pass {
+                // What was kept at its beginning may be above its share now.
+                Pass::Greedy if !whole => {}
+                Pass::Greedy => self.pruning.pass = Pass::Oldest,
+                Pass::Oldest => self.pruning.pass = Pass::Tips,
+                Pass::Tips => {
+                    self.pruning.tight = true;
+                    self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
+                }
             }
         }
+    }
+
+    /// Whether the present pass looks at the log: in a greedy one, only at what is above its share.
+    fn is_greedy(&self, log: &LogKey, pruned: Option<&LogRecord>) -> bool {
+        let Some(shares) = self.pruning.shares.as_ref().filter(|_| self.pruning.pass == Pass::Greedy) else {
+            return true;
+        };
+        let bytes = pruned.or_else(|| self.latest(log)).map_or(0, |record| record.bytes);
+        shares.get(log).is_some_and(|share| bytes > *share)
     }
 
     fn may_prune(&self, old: &OldBatch, record: &LogRecord) -> bool {
@@ -118,7 +173,7 @@ impl<S: Signer> Replica<S> {
         let in_order = old.first_seq <= record.floor + 1 || hole_below;
         // A log's last batch proves its head, from which a newcomer learns of the log at all: it goes last, and never
         // in the system's topics, where it is what nodes know of each other.
-        let spared = is_tip && (!self.pruning.hard || old.log.topic.is_system());
+        let spared = is_tip && (self.pruning.pass != Pass::Tips || old.log.topic.is_system());
         !own_unannounced && in_order && !spared
     }
 }

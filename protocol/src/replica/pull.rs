@@ -53,6 +53,7 @@ impl<S: Signer> Replica<S> {
             return;
         }
         let Some(pull) = self.wants.end(id) else { return };
+        self.wants.progress(&peer, self.now.mono_ms);
         self.plan_pending = true;
         for (index, range) in (0u64..).zip(&pull.ranges).take_while(|(index, _)| *index < served) {
             let gone: Vec<(u64, u64)> =
@@ -68,6 +69,7 @@ impl<S: Signer> Replica<S> {
         let open: Vec<_> = self.wants.open(&range.log).into_iter().filter(|place| place.0 == range.upto).collect();
         let stepped = self.wants.step_back(&range.log);
         for place in open {
+            let broken = self.wants.is_promised(&range.log, &place, &peer) && !self.wants.came(&range.log, &place);
             let in_hole =
                 self.latest(&range.log).is_some_and(|record| record.holes.iter().any(|hole| hole.anchor == place.1));
             let gone = missing.iter().any(|(from, to)| (*from..=*to).contains(&place.0));
@@ -79,7 +81,17 @@ impl<S: Signer> Replica<S> {
                 }
             } else if !stepped {
                 self.wants.avoid(&range.log, peer, self.now.mono_ms);
+                if broken {
+                    self.slip(peer, "announces events that it does not have");
+                }
             }
+        }
+    }
+
+    /// Gives up what came too late, or is not to be had from anybody any more.
+    pub(super) fn expire_wants(&mut self) {
+        for peer in self.wants.expire(self.now.mono_ms) {
+            self.breach(peer, "does not answer pulls");
         }
     }
 }

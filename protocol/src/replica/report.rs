@@ -91,6 +91,18 @@ impl<S: Signer> Replica<S> {
         self.room
     }
 
+    /// Logs of others.
+    #[must_use]
+    pub fn foreign_logs(&self) -> usize {
+        self.census.total()
+    }
+
+    /// Batches and heads that were refused because they would have begun a log beyond the limits.
+    #[must_use]
+    pub fn refused_logs(&self) -> u64 {
+        self.census.refused()
+    }
+
     /// What the store holds up to.
     #[must_use]
     pub fn position(&self) -> Position {

@@ -7,6 +7,7 @@ use crate::heads::{Hole, LogKey, LogRecord, Tip};
 use crate::hlc::Hlc;
 use crate::ids::{Arrival, Author, BatchHash, Chain, Incarnation};
 use crate::interest::Interest;
+use crate::quota::LogLimits;
 use crate::topic::Topic;
 use crate::write_set::WriteSet;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub batch_bytes: u64,
     /// Bytes of batches beyond which the oldest of others are pruned.
     pub cap_bytes: u64,
+    /// How many logs of others are taken.
+    pub log_limits: LogLimits,
     /// Largest batch that a gossip message carries, in bytes.
     pub max_gossip_bytes: usize,
     /// What the node takes part in.
@@ -107,6 +110,9 @@ pub enum Input {
         known: bool,
         /// Its parent, if the store has that.
         parent: Option<Tip>,
+        /// Stored batches that follow the same parent, and the incarnations that sealed them; may be left out when the
+        /// batch is known.
+        siblings: Vec<(BatchHash, Incarnation)>,
     },
     /// The answer to [`Effect::Check`].
     Checked {
@@ -249,8 +255,16 @@ pub enum Notice {
         /// Its tips here.
         tips: usize,
     },
-    /// An author makes more lines than a log may have: its node is broken, or it cheats. Further ones are refused.
+    /// One life of the author's process sealed two batches upon the same one, which no honest process does: the author
+    /// cheats, or its process was copied while it ran. Both lines are kept. Told once a log.
     Cheat {
+        /// The log.
+        log: LogKey,
+        /// The two batches: with their headers and signatures, the proof.
+        batches: [BatchHash; 2],
+    },
+    /// An author makes more lines than a log may have: its node is broken, or it cheats. Further ones are refused.
+    TooManyLines {
         /// The log.
         log: LogKey,
     },
@@ -303,7 +317,7 @@ pub enum Effect {
         /// The frame.
         frame: Frame,
     },
-    /// Look a batch and its parent up; answer with [`Input::Found`], before any other input.
+    /// Look a batch, its parent and what else follows that up; answer with [`Input::Found`], before any other input.
     Find {
         /// The log.
         log: LogKey,

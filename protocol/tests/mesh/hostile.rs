@@ -97,18 +97,22 @@ fn many_probes_while_there_is_much_to_fetch_are_no_breach() {
 fn a_log_that_a_peer_pruned_does_not_keep_a_newcomer_out_of_sync() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, 20_000), SimNode::new(3, u64::MAX)]);
     mesh.link(0, 1);
-    for _ in 0..2 {
+    for _ in 0..10 {
         mesh.publish(0, "old", 5);
         mesh.run(1_000);
     }
-    for _ in 0..100 {
-        mesh.publish(0, "new", 5);
-        mesh.run(20);
+    // As many topics of the same size that nothing is left of a fair share but last batches.
+    for topic in 0..30 {
+        for _ in 0..5 {
+            mesh.publish(0, &format!("new.{topic}"), 5);
+            mesh.run(20);
+        }
     }
     mesh.run(20_000);
     mesh.cut(0, 1);
     // The last batch of a log stays, as the proof of its head.
-    assert_eq!(mesh.nodes[1].contents().iter().filter(|event| event.1 == "old").count(), 5);
+    let kept = mesh.nodes[1].contents().iter().filter(|event| event.1 == "old").count();
+    assert!((5..=15).contains(&kept), "{kept} of 50 events are kept");
     mesh.link(1, 2);
     mesh.run(60_000);
     assert_eq!(mesh.nodes[2].digests(), mesh.nodes[1].digests());

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod hostile;
+mod liars;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -17,6 +17,13 @@ use roundelay_protocol::write_set::WriteSet;
 #[derive(Clone)]
 pub(crate) struct Stamp(Author);
 
+impl Stamp {
+    /// The author of this number.
+    pub(crate) fn of(number: u8) -> Self {
+        Self(Ed25519Signer::from_secret(&[number; 32]).author())
+    }
+}
+
 impl Signer for Stamp {
     fn author(&self) -> Author {
         self.0
@@ -209,7 +216,13 @@ impl SimNode {
                 }
                 Effect::Find { log, place, parent } => {
                     let known = self.disk.find(&log, &place).is_some();
-                    Input::Found { hash: place.1, known, parent: self.disk.find(&log, &parent) }
+                    let follows = |batch: &&VerifiedBatch| {
+                        let header = batch.header();
+                        key_of(batch) == log && (header.first_seq - 1, header.parent) == parent
+                    };
+                    let siblings = self.disk.batches.values().filter(follows);
+                    let siblings = siblings.map(|batch| (batch.hash(), batch.header().incarnation)).collect();
+                    Input::Found { hash: place.1, known, parent: self.disk.find(&log, &parent), siblings }
                 }
                 Effect::Check(check) => {
                     let known = check.places.iter().filter_map(|place| self.disk.find(&check.log, place)).collect();
@@ -304,16 +317,16 @@ fn old(arrival: u64, batch: &VerifiedBatch) -> OldBatch {
 }
 
 fn make(number: u8, life: u64, cap_bytes: u64, disk: &Disk, interest: Interest) -> Replica<Stamp> {
-    let author = Ed25519Signer::from_secret(&[number; 32]).author();
     let config = Config {
         incarnation: Incarnation(u64::from(number) << 32 | life),
         position: disk.position(StoreEpoch(u64::from(number))),
         batch_bytes: disk.bytes(),
         cap_bytes,
+        log_limits: roundelay_protocol::quota::LogLimits::default(),
         max_gossip_bytes: 65_536,
         interest,
         seed: u64::from(number),
     };
     let records = disk.records.values().cloned().collect();
-    Replica::new(Stamp(author), config, records, Now { mono_ms: 0, wall_ms: 1_700_000_000_000 })
+    Replica::new(Stamp::of(number), config, records, Now { mono_ms: 0, wall_ms: 1_700_000_000_000 })
 }

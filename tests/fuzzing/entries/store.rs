@@ -45,6 +45,7 @@ fn live_with(record: LogRecord) {
         position,
         batch_bytes: 1,
         cap_bytes: 1 << 30,
+        log_limits: roundelay_protocol::quota::LogLimits::default(),
         max_gossip_bytes: 1 << 16,
         interest: interest.clone(),
         seed: 1,

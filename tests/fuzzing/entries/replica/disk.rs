@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Memory, Position, Range};
 use roundelay_protocol::heads::{LogKey, LogRecord, MAX_HOLES, Tip};
-use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, StoreEpoch};
+use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::limits::MAX_TIPS;
 use roundelay_protocol::replica::{MEMORY_MARK, OldBatch};
 use roundelay_protocol::write_set::WriteSet;
@@ -161,6 +161,16 @@ impl Disk {
     pub(super) fn find(&self, log: &LogKey, place: &(u64, BatchHash)) -> Option<Tip> {
         let batch = &self.stored[self.arrivals.get(&place.1)?];
         (log_of(batch) == *log && batch.header().last_seq() == place.0).then(|| batch.tip())
+    }
+
+    /// The batches that follow another, and the incarnations that sealed them.
+    pub(super) fn children(&self, log: &LogKey, parent: &(u64, BatchHash)) -> Vec<(BatchHash, Incarnation)> {
+        let follows = |batch: &&VerifiedBatch| {
+            let header = batch.header();
+            log_of(batch) == *log && (header.first_seq - 1, header.parent) == *parent
+        };
+        let children = self.stored.values().filter(follows);
+        children.map(|batch| (batch.hash(), batch.header().incarnation)).collect()
     }
 
     pub(super) fn oldest(&self, after: Arrival, limit: usize) -> (Vec<OldBatch>, bool) {

@@ -9,9 +9,10 @@ use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Incarnation};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::MAX_FRAME_BYTES;
+use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::replica::{Config, Effect, Input, Now, Replica};
 use roundelay_protocol::topic::{Pattern, Topic};
-use roundelay_protocol::wants::{MAX_PULLS_PER_PEER, MAX_WANTED_LOGS};
+use roundelay_protocol::wants::{MAX_PULLS_PER_PEER, MAX_WANTS};
 
 use super::disk::{Disk, log_of};
 use super::{ME, Stamp};
@@ -115,7 +116,8 @@ impl Driver {
             }
             Effect::Find { log, place, parent } => {
                 let known = self.disk.find(&log, &place).is_some();
-                return Some(Input::Found { hash: place.1, known, parent: self.disk.find(&log, &parent) });
+                let siblings = self.disk.children(&log, &parent);
+                return Some(Input::Found { hash: place.1, known, parent: self.disk.find(&log, &parent), siblings });
             }
             Effect::Check(check) => {
                 let known = check.places.iter().filter_map(|place| self.disk.find(&check.log, place)).collect();
@@ -200,7 +202,7 @@ impl Driver {
         assert!(sizes.lookups == 0, "look-ups that were answered are forgotten");
         assert!(sizes.peer_probes <= 64 * self.links.len(), "probes of peers are bounded");
         // Peers announce up to 16 tips of a log each, and further gaps are bounded.
-        assert!(sizes.wants <= 1_024 + 16 * 3 && sizes.wanted_logs <= MAX_WANTED_LOGS, "wants are bounded");
+        assert!(sizes.wants <= 1_024 + 16 * 3 && sizes.wanted_logs <= MAX_WANTS, "wants are bounded");
         // Whatever people ask is answered.
         let (links, missing) = (replica.links(), replica.missing());
         assert_eq!(links.len(), self.links.len());
@@ -310,6 +312,7 @@ fn open(disk: &Disk, now: Now, life: u64, cap_bytes: u64, interest: Interest) ->
         position: disk.position(),
         batch_bytes: disk.bytes(),
         cap_bytes,
+        log_limits: LogLimits::default(),
         max_gossip_bytes: 700,
         interest,
         seed: life,

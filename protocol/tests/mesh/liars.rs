@@ -1,0 +1,217 @@
+//! Peers that promise what they do not have, authors that cheat or flood, and what a replica makes of them.
+
+use roundelay_protocol::batch::{self, Link, VerifiedBatch};
+use roundelay_protocol::event::Event;
+use roundelay_protocol::frame::{Frame, Head, Hello, Position};
+use roundelay_protocol::heads::LogKey;
+use roundelay_protocol::hlc::Hlc;
+use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
+use roundelay_protocol::interest::Interest;
+use roundelay_protocol::replica::{Effect, Input, MissingReason, Notice, Now, Source};
+use roundelay_protocol::sign::Signer;
+use roundelay_protocol::topic::{Pattern, Topic};
+use roundelay_protocol::wants::{MAX_WANTS_OF_PEER, ORPHAN_MS};
+
+use crate::SimMesh;
+use crate::node::{SimNode, Stamp};
+
+const WALL_MS: u64 = 1_700_000_000_000;
+
+fn at(mono_ms: u64) -> Now {
+    Now { mono_ms, wall_ms: WALL_MS + mono_ms }
+}
+
+/// A node with a link to a peer that has said hello and told that it has nothing.
+fn linked() -> (SimNode, Author) {
+    let mut node = SimNode::new(1, u64::MAX);
+    let peer = Stamp::of(2).author();
+    node.link_ids.insert(peer, 1);
+    node.handle(at(0), Input::LinkUp { peer, link: 1, nonce: 1, memory: None });
+    let interest = Interest::new(vec![Pattern::all()], vec![]);
+    let hello = Hello { process: 2, nonce: 2, epoch: StoreEpoch(2), clock_ms: WALL_MS, interest, memory: None };
+    node.frame(at(0), peer, Frame::Hello(hello));
+    node.frame(at(0), peer, Frame::Sums { topics: vec![], last: true });
+    node.frame(at(0), peer, Frame::Want { topics: vec![], last: true });
+    (node, peer)
+}
+
+fn some_hash(number: u64) -> BatchHash {
+    BatchHash(*blake3::hash(&number.to_be_bytes()).as_bytes())
+}
+
+/// Heads of logs that nobody ever began.
+fn promises(numbers: std::ops::Range<u64>) -> Frame {
+    let head = |number| Head {
+        log: LogKey { topic: Topic::new("promised").unwrap(), author: Author(some_hash(number).0) },
+        floor: 0,
+        tips: vec![(1, some_hash(number))],
+    };
+    let upto = Position { epoch: StoreEpoch(2), arrival: Arrival(1), chain: Chain::default() };
+    Frame::Heads { heads: numbers.map(head).collect(), upto: Some(upto), events: 1 }
+}
+
+fn pulls(effects: &[Effect]) -> Vec<(u64, u64)> {
+    let pull = |effect: &Effect| match effect {
+        Effect::Send { frame: Frame::Pull { id, ranges, .. }, .. } => Some((*id, ranges.len() as u64)),
+        _ => None,
+    };
+    effects.iter().filter_map(pull).collect()
+}
+
+fn sent_away(effects: &[Effect]) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Disconnect { reason, .. } => Some(reason.as_str()),
+        _ => None,
+    })
+}
+
+fn wanted(node: &SimNode) -> usize {
+    node.replica.missing().iter().filter(|range| range.reason == MissingReason::NotFetched).count()
+}
+
+#[test]
+fn what_only_a_peer_that_is_gone_spoke_of_is_given_up() {
+    let (mut node, peer) = linked();
+    node.frame(at(10), peer, promises(0..100));
+    assert_eq!(wanted(&node), 100);
+    node.handle(at(20), Input::LinkDown { peer, link: 1 });
+    node.handle(at(5_100), Input::Tick);
+    assert_eq!(wanted(&node), 100, "it may come back");
+    node.handle(at(5_100 + ORPHAN_MS + 5_000), Input::Tick);
+    assert_eq!(wanted(&node), 0);
+}
+
+#[test]
+fn one_peer_has_us_want_no_more_than_its_share() {
+    let (mut node, peer) = linked();
+    for page in 0..50 {
+        node.frame(at(10 + page), peer, promises(page * 2_000..(page + 1) * 2_000));
+    }
+    assert_eq!(wanted(&node), MAX_WANTS_OF_PEER);
+    // It is not in sync with that peer, and does not say so to anybody who waits.
+    let effects = node.handle(at(100), Input::Probe { id: 1 });
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Probed { .. })));
+}
+
+#[test]
+fn a_peer_that_answers_pulls_with_nothing_is_sent_away_and_its_promises_are_forgotten() {
+    let (mut node, peer) = linked();
+    let mut effects = node.frame(at(10), peer, promises(0..1_000));
+    let mut now_ms = 20;
+    let reason = loop {
+        let (id, served) = pulls(&effects)[0];
+        now_ms += 10;
+        effects = node.frame(at(now_ms), peer, Frame::PullEnd { id, served, missing: vec![] });
+        if let Some(reason) = sent_away(&effects) {
+            break reason.to_owned();
+        }
+        assert!(now_ms < 60_000, "it is asked for ever");
+    };
+    assert_eq!(reason, "announces events that it does not have");
+    assert_eq!(wanted(&node), 0);
+    assert_eq!(node.replica.kept_away(now_ms).len(), 1);
+}
+
+#[test]
+fn a_peer_that_never_answers_pulls_is_sent_away() {
+    let (mut node, peer) = linked();
+    node.frame(at(10), peer, promises(0..1_000));
+    let mut now_ms = 10;
+    let reason = loop {
+        now_ms += 1_000;
+        let effects = node.handle(at(now_ms), Input::Tick);
+        if let Some(reason) = sent_away(&effects) {
+            break reason.to_owned();
+        }
+        assert!(now_ms < 200_000, "it is waited for for ever");
+    };
+    assert_eq!(reason, "does not answer pulls");
+}
+
+#[test]
+fn heads_that_were_not_asked_for_with_sums_are_not_told() {
+    let (mut node, peer) = linked();
+    let effects = node.frame(at(10), peer, Frame::Want { topics: vec![], last: true });
+    assert_eq!(sent_away(&effects), Some("asked for heads without sums"));
+}
+
+fn seal(signer: &Stamp, incarnation: u64, link: Link, id: &str) -> VerifiedBatch {
+    let event = Event { kind: "t".into(), id: id.into(), source: "s".into(), ..Event::default() };
+    let stamp = Hlc(Hlc::from_ms(WALL_MS).0 + link.seq + 1);
+    let topic = Topic::new("a").unwrap();
+    batch::seal(signer, &topic, Incarnation(incarnation), link, stamp, &[event.encode().unwrap()])
+}
+
+fn after(batch: &VerifiedBatch) -> Link {
+    Link { seq: batch.tip().seq, parent: batch.hash() }
+}
+
+fn proofs(effects: &[Effect]) -> Vec<[BatchHash; 2]> {
+    let proof = |effect: &Effect| match effect {
+        Effect::Notice(Notice::Cheat { batches, .. }) => Some(*batches),
+        _ => None,
+    };
+    effects.iter().filter_map(proof).collect()
+}
+
+#[test]
+fn two_batches_of_one_incarnation_upon_one_parent_prove_a_cheat_once() {
+    let author = Stamp::of(9);
+    let first = seal(&author, 1, Link::default(), "first");
+    let (one, other) = (seal(&author, 1, after(&first), "one"), seal(&author, 1, after(&first), "other"));
+    let third = seal(&author, 1, after(&first), "third");
+    // Whether all is on the disk when the second comes, or on its way.
+    for synced in [false, true] {
+        let mut node = SimNode::new(1, u64::MAX);
+        let mut effects = Vec::new();
+        for batch in [&first, &one, &other, &third] {
+            let source = Source::Gossip(Stamp::of(2).author());
+            effects.extend(node.handle(at(10), Input::Batch { batch: batch.clone(), source }));
+            if synced {
+                effects.extend(node.sync(at(20)));
+            }
+        }
+        effects.extend(node.sync(at(30)));
+        assert_eq!(proofs(&effects), [[one.hash(), other.hash()]], "synced: {synced}");
+        effects.extend(node.sync(at(40)));
+        assert_eq!(node.contents().len(), 4, "all lines are kept");
+    }
+}
+
+#[test]
+fn a_restored_author_is_no_cheat() {
+    let author = Stamp::of(9);
+    let first = seal(&author, 1, Link::default(), "first");
+    let mut node = SimNode::new(1, u64::MAX);
+    let mut effects = Vec::new();
+    for batch in [first.clone(), seal(&author, 1, after(&first), "one"), seal(&author, 2, after(&first), "restored")] {
+        let source = Source::Gossip(Stamp::of(2).author());
+        effects.extend(node.handle(at(10), Input::Batch { batch, source }));
+        effects.extend(node.sync(at(20)));
+    }
+    assert!(proofs(&effects).is_empty());
+    assert_eq!(node.contents().len(), 3);
+}
+
+#[test]
+fn a_flood_is_pruned_before_anybody_else_s_events() {
+    let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, u64::MAX), SimNode::new(3, 60_000)]);
+    mesh.link(0, 2);
+    mesh.link(1, 2);
+    for round in 0..200 {
+        // One author speaks now and then, in two topics; the other never stops.
+        if round % 20 == 0 {
+            mesh.publish(0, "quiet", 5);
+        }
+        mesh.publish(1, "loud", 10);
+        if round % 20 == 0 {
+            mesh.publish(1, "rare", 1);
+        }
+        mesh.run(20);
+    }
+    mesh.run(5_000);
+    let kept = |topic: &str| mesh.nodes[2].contents().iter().filter(|event| event.1 == topic).count();
+    assert_eq!((kept("quiet"), kept("rare")), (50, 10), "none of these is lost");
+    assert!((1..1_900).contains(&kept("loud")), "{} events of the flood are kept", kept("loud"));
+    assert!(mesh.nodes[2].replica.batch_bytes() <= 60_000);
+}
