@@ -107,6 +107,7 @@ struct Gathered {
 
 impl Gathered {
     fn add(&mut self, token: u64, set: WriteSet) {
+        debug_assert!(token > self.token, "write {token} after {}", self.token);
         self.token = token;
         self.bytes += set.batch_bytes();
         self.set.batches.extend(set.batches);
