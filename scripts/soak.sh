@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a mesh of daemons under all faults at once for so many minutes, and says what it saw: scripts/soak.sh 30 [--seed N]
-# Needs root on Linux, and ip, tc, nft, strace and libfaketime. Ends with 0 when every promise was kept.
+# Needs root on Linux, ip, tc, nft, strace, libfaketime, perl and loop devices. Ends with 0 when every promise was kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -4,20 +4,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, sleep};
 
 use crate::dice::Dice;
-use crate::harness::{Follower, Mesh, Stream, assert_no_number_used_twice};
-use crate::needs;
+use crate::harness::{Follower, Mesh, Stream, assert_no_number_used_twice, eventually};
+use crate::needs::{self, Need};
+use crate::slow_disk::delay;
 
 const TOPIC: &str = "orders.placed";
-const KILLS: usize = 100;
-const NODES: usize = 5;
 
 #[test]
 fn a_hundred_kills_at_random_moments_lose_nothing_that_was_acknowledged() {
-    if !needs::has(&[]) {
+    if needs::has(&[]) {
+        survive_kills(&Mesh::star(5), 100);
+    }
+}
+
+#[test]
+fn kills_between_an_event_and_its_write_lose_nothing_that_was_acknowledged() {
+    if !needs::has(&[Need::Strace]) {
         return;
     }
+    let mut mesh = Mesh::empty();
+    for node in 0..3 {
+        mesh.prepare(if node == 0 { &[] } else { &[0] }, &[]);
+        // There is always something that is not written yet.
+        delay(&mesh[node], "pwrite64", 50);
+        mesh[node].start();
+    }
+    survive_kills(&mesh, 20);
+}
+
+/// Kills nodes under load, several at once, so many times in all.
+fn survive_kills(mesh: &Mesh, limit: usize) {
     let mut dice = Dice::thrown();
-    let mesh = Mesh::star(NODES);
     mesh.connected(mesh.all());
     let streams: Vec<_> = mesh
         .all()
@@ -31,9 +48,9 @@ fn a_hundred_kills_at_random_moments_lose_nothing_that_was_acknowledged() {
     let kills = AtomicUsize::new(0);
     thread::scope(|scope| {
         for node in mesh.all() {
-            let (mut dice, mesh, kills) = (dice.another(), &mesh, &kills);
+            let (mut dice, kills) = (dice.another(), &kills);
             scope.spawn(move || {
-                while kills.fetch_add(1, Ordering::Relaxed) < KILLS {
+                while kills.fetch_add(1, Ordering::Relaxed) < limit {
                     sleep(dice.time(50, 1500));
                     mesh[node].kill();
                     sleep(dice.time(0, 300));
@@ -49,9 +66,9 @@ fn a_hundred_kills_at_random_moments_lose_nothing_that_was_acknowledged() {
     mesh.converge(mesh.all());
     let delivered = mesh.holds_at_least(TOPIC, &acknowledged, mesh.all());
     assert_no_number_used_twice(delivered.iter().flatten());
-    println!("{KILLS} kills, {} events acknowledged, {} stored", acknowledged.len(), delivered[0].len());
+    println!("{limit} kills, {} events acknowledged, {} stored", acknowledged.len(), delivered[0].len());
     for follower in &followers {
-        crate::harness::eventually("a follower has all", || follower.count() == delivered[0].len() as u64);
+        eventually("a follower has all", || follower.count() == delivered[0].len() as u64);
         assert_eq!(follower.take_faults(), Vec::<String>::new());
     }
     drop(followers);

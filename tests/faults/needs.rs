@@ -56,6 +56,7 @@ fn missing(need: Need) -> Option<String> {
         Need::Root => (!is_root()).then(|| "root".to_owned()),
         Need::Namespaces => missing(Need::Root)
             .or_else(|| missing(Need::Program("ip")))
+            .or_else(|| missing(Need::Program("nsenter")))
             .or_else(|| (!can_make_namespaces()).then(|| "network namespaces".to_owned())),
         Need::LoopDevices => missing(Need::Root)
             .or_else(|| missing(Need::Program("mount")))

@@ -55,6 +55,42 @@ fn a_backup_taken_under_load_goes_on_as_a_second_line() {
     });
 }
 
+#[test]
+fn a_node_that_was_away_gets_both_lines_at_once() {
+    if !needs::has(&[]) {
+        return;
+    }
+    let mesh = Mesh::star(3);
+    let topics: Vec<String> = (0..20).map(|nth| format!("orders.{nth}")).collect();
+    let publish = |what: &str| -> Vec<String> {
+        topics.iter().flat_map(|topic| mesh[2].publish_lines(topic, &lines(what, 5))).collect()
+    };
+    let mut published = publish("in-the-copy");
+    mesh[2].stop();
+    let copy = mesh[2].copy_home("copy");
+    mesh[2].start();
+    published.extend(publish("after-the-copy"));
+    mesh.converge(mesh.all());
+    mesh[1].stop();
+    published.extend(publish("while-one-is-away"));
+    mesh.converge([0, 2]);
+    mesh[2].kill();
+    mesh[2].restore_home(&copy);
+    mesh.network.cut(0, 2);
+    mesh[2].start();
+    published.extend(publish("alone"));
+    mesh.network.heal();
+    mesh.converge([0, 2]);
+    // The one line forks off further down, the other goes on where it stopped.
+    mesh[1].start();
+    mesh.converge(mesh.all());
+    let expected: BTreeSet<String> = published.into_iter().collect();
+    for node in mesh.all() {
+        assert_eq!(ids(&mesh[node].events("orders.*")), expected, "node {node}");
+        mesh[node].verify();
+    }
+}
+
 /// Node 2 loses its disk under load, and its copy publishes before and after it meets the others.
 fn goes_on_from(mesh: &Mesh, restore: impl FnOnce(&Mesh)) {
     mesh.connected(mesh.all());

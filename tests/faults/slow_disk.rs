@@ -66,7 +66,11 @@ fn a_newcomer_catches_up_with_a_long_history_under_load() {
 
 /// From its next start on each sync of a node takes 200 ms more.
 pub(crate) fn slow_down(node: &Node) {
-    let strace = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"];
-    let fault = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=200000"];
-    node.run_through(&[&strace[..], &fault[..]].concat());
+    delay(node, "fdatasync", 200);
+}
+
+/// From its next start on system calls of a node take longer.
+pub(crate) fn delay(node: &Node, calls: &str, by_ms: u64) {
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:delay_enter={}", by_ms * 1000));
+    node.run_through(&["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
 }

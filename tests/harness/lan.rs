@@ -66,9 +66,10 @@ impl Lan {
         format!("{SUBNET}.{}", index + 1)
     }
 
-    /// What to put before a command so that it runs on a host.
+    /// What to put before a command so that it runs on a host. `ip netns exec` would give it mounts of its own, too, in
+    /// which a disk that is unmounted here stays.
     pub(crate) fn prefix(&self, index: usize) -> Vec<String> {
-        ["ip", "netns", "exec", &self.namespace(index)].map(str::to_owned).into()
+        vec!["nsenter".to_owned(), format!("--net=/run/netns/{}", self.namespace(index))]
     }
 
     /// Lets the packets between hosts of different groups vanish; nobody is told. Other cuts stay.
@@ -112,6 +113,12 @@ impl Lan {
         }
     }
 
+    /// Removes all of it: nothing runs on its hosts any more.
+    pub(crate) fn remove(&self) {
+        let hosts = self.hosts.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len();
+        (0..hosts).map(|index| self.namespace(index)).chain([self.hub()]).for_each(|name| remove(&name));
+    }
+
     fn apply(&self, hosts: &[Weather]) {
         for (index, weather) in hosts.iter().enumerate() {
             let mut rules =
@@ -140,13 +147,6 @@ impl Lan {
     /// A host's end in the hub.
     fn port(index: usize) -> String {
         format!("port{index}")
-    }
-}
-
-impl Drop for Lan {
-    fn drop(&mut self) {
-        let hosts = self.hosts.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len();
-        (0..hosts).map(|index| self.namespace(index)).chain([self.hub()]).for_each(|name| remove(&name));
     }
 }
 

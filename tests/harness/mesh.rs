@@ -217,6 +217,13 @@ impl Mesh {
     }
 }
 
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.nodes.iter().for_each(|node| node.end());
+        self.lan.iter().for_each(|lan| lan.remove());
+    }
+}
+
 impl Index<usize> for Mesh {
     type Output = Node;
 

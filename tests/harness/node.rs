@@ -365,10 +365,12 @@ impl Node {
         copy_folder(&self.home, &copy);
         copy
     }
-}
 
-impl Drop for Node {
-    fn drop(&mut self) {
+    // ---- its end
+
+    /// Kills it whatever happened, and says what it said last when a test fails. Publishers and followers may keep the
+    /// node itself for longer.
+    pub(crate) fn end(&self) {
         // A poisoned lock must not keep the process alive.
         let mut child = self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(mut child) = child.take() {

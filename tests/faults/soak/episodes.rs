@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::Soak;
+use super::{BAD_CLOCKS, NODES, OWN_DISK, Soak};
 use crate::clocks::set_off;
 use crate::dice::Dice;
 use crate::harness::{Node, exit};
@@ -21,14 +21,18 @@ pub(super) enum Fault {
     WrongClock,
     SlowDisk,
     OldCopy,
+    DiskFull,
+    PowerLoss,
     Restart,
 }
+
+const MIB: u64 = 1 << 20;
 
 /// How often a node's disk is replaced: each time makes one more line of its logs, of which 16 are kept.
 const MAX_COPIES: usize = 12;
 
 /// As often as they are listed.
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 15] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
@@ -41,12 +45,23 @@ const FAULTS: [Fault; 13] = [
     Fault::SlowDisk,
     Fault::OldCopy,
     Fault::OldCopy,
+    Fault::DiskFull,
+    Fault::PowerLoss,
     Fault::Restart,
 ];
 
 impl Fault {
     pub(super) fn random(dice: &mut Dice) -> Self {
         FAULTS[dice.below(FAULTS.len())]
+    }
+
+    /// A node that it can happen to.
+    pub(super) fn victim(self, dice: &mut Dice) -> usize {
+        match self {
+            Self::WrongClock => BAD_CLOCKS + dice.below(NODES - BAD_CLOCKS),
+            Self::DiskFull | Self::PowerLoss => OWN_DISK,
+            _ => dice.below(NODES),
+        }
     }
 
     /// Whether it needs a node's process for itself, rather than its network.
@@ -63,7 +78,9 @@ impl Fault {
             Self::Partition => "partition",
             Self::WrongClock => "clock off by a year",
             Self::SlowDisk => "slow disk",
-            Self::OldCopy => "restore of an old copy",
+            Self::OldCopy => "backup, or restore of one",
+            Self::DiskFull => "disk full",
+            Self::PowerLoss => "power loss",
             Self::Restart => "restart",
         }
     }
@@ -106,6 +123,18 @@ impl Soak {
             }
             Fault::SlowDisk => self.restart_with(node, dice, slow_down),
             Fault::OldCopy => self.lose_disk(node),
+            Fault::DiskFull => {
+                self.disk.fill_but(dice.below(100) as u64 * MIB);
+                sleep(dice.time(3_000, 20_000));
+                self.disk.empty();
+            }
+            Fault::PowerLoss => {
+                self.disk.cut_power();
+                victim.kill();
+                self.disk.unmount();
+                self.disk.mount();
+                victim.start();
+            }
         }
     }
 

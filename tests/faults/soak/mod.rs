@@ -15,11 +15,15 @@ use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
 use crate::harness::{Follower, Mesh, Stream, exit};
+use crate::loop_disk::{self, LoopDisk};
 use crate::needs::{self, Need};
 use episodes::Fault;
 use ledger::Ledger;
 
 const NODES: usize = 6;
+/// This node has a disk of its own, which fills up and whose power fails now and then.
+const OWN_DISK: usize = 3;
+const DISK_MIB: u64 = 1024;
 /// The clocks of this node and those after it are set off now and then.
 const BAD_CLOCKS: usize = 4;
 const TOPICS: [&str; 2] = ["orders.placed", "orders.paid"];
@@ -35,8 +39,8 @@ const OPEN_FILES_LIMIT: usize = 512;
 #[test]
 #[ignore = "takes as long as ROUNDELAY_SOAK_MINUTES says: scripts/soak.sh"]
 fn a_mesh_keeps_its_promises_under_all_faults_at_once() {
-    let required = [Need::Namespaces, Need::Strace, Need::Faketime, Need::Program("nft"), Need::Program("tc")];
-    if !needs::has(&required) {
+    let tools = [Need::Namespaces, Need::Strace, Need::Faketime, Need::Program("nft"), Need::Program("tc")];
+    if !needs::has(&[&tools[..], &loop_disk::NEEDS].concat()) {
         return;
     }
     let minutes = std::env::var("ROUNDELAY_SOAK_MINUTES").ok().and_then(|minutes| minutes.parse().ok()).unwrap_or(1);
@@ -53,6 +57,7 @@ fn a_mesh_keeps_its_promises_under_all_faults_at_once() {
 }
 
 struct Soak {
+    disk: LoopDisk,
     mesh: Mesh,
     started: Instant,
     ledger: Arc<Mutex<Ledger>>,
@@ -83,14 +88,19 @@ struct Tapped {
 
 impl Soak {
     fn start() -> Self {
-        let mut mesh = Mesh::apart();
+        let (mut mesh, mut disk) = (Mesh::apart(), None);
         for node in 0..NODES {
             let join: Vec<usize> = (0..node.min(2)).collect();
-            mesh.start(&join, &[]);
+            mesh.prepare(&join, &[]);
+            if node == OWN_DISK {
+                disk = Some(LoopDisk::new(&mesh[node].home, DISK_MIB));
+            }
+            mesh[node].start();
         }
         mesh.connected(mesh.all());
         let good_clocks = (0..BAD_CLOCKS).map(|node| mesh[node].id().to_owned()).collect();
         let soak = Self {
+            disk: disk.expect("one node has it"),
             mesh,
             good_clocks: Arc::new(good_clocks),
             started: Instant::now(),
@@ -117,10 +127,7 @@ impl Soak {
         thread::scope(|scope| {
             while Instant::now() < end {
                 let fault = Fault::random(dice);
-                let node = match fault {
-                    Fault::WrongClock => BAD_CLOCKS + dice.below(NODES - BAD_CLOCKS),
-                    _ => dice.below(NODES),
-                };
+                let node = fault.victim(dice);
                 // One partition at a time, and of each node one fault of its process and one of its network.
                 let place = (fault.is_of_process(), if fault == Fault::Partition { NODES } else { node });
                 if self.sick.lock().expect("sick").insert(place) {
