@@ -39,7 +39,7 @@ pub enum DaemonError {
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     /// The node stopped by itself. What was acknowledged is stored.
-    #[error("the node stopped: {0}; what was acknowledged is stored")]
+    #[error("the node stopped: {0}; what was acknowledged is stored, and the store is checked at the next start")]
     Stopped(String),
     /// The node did not stop in time and is left to the system.
     #[error("the node did not stop within {} s and is ended; what was acknowledged is stored", SHUTDOWN_LIMIT.as_secs())]

@@ -19,7 +19,7 @@ use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Parts, Peers, Publish, TOPICS_MARK};
-use crate::log::{Log, LogError, LogEvent, LogOptions, LogReader, Opened, Snapshot};
+use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, Salvaged, Snapshot};
 use crate::mesh::{self, Mesh, MeshCommand, MeshConfig, MeshCounters};
 use crate::peer_id::{peer_id_of, text_of};
 use crate::record::{Directory, NodeRecord};
@@ -130,6 +130,7 @@ struct Inner {
     mesh_name: String,
     home: PathBuf,
     cap_bytes: u64,
+    salvaged: Option<Salvaged>,
     started: Instant,
     mesh: Mesh,
     reader: LogReader,
@@ -153,7 +154,8 @@ impl Node {
         secret.copy_from_slice(ed25519.secret().as_ref());
         let signer = Ed25519Signer::from_secret(&secret);
         let dir = config.home.join("log");
-        let opened = tokio::task::spawn_blocking(move || Log::open(&dir, LogOptions::default()));
+        let me = signer.author();
+        let opened = tokio::task::spawn_blocking(move || log::open_or_salvage(&dir, LogOptions::default(), me));
         let Opened { log, events: log_events, snapshot } = opened.await.unwrap_or(Err(LogError::Closed))?;
         let started = Self::start_on(&config, signer, log.clone(), log_events, snapshot).await;
         if started.is_err() {
@@ -171,6 +173,7 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let reader = log.reader();
         let known = Known::read(&reader, &snapshot.records, config)?;
+        let salvaged = reader.salvaged()?;
         let (mesh, mesh_events) = Mesh::start(MeshConfig {
             keypair: config.keypair.clone(),
             mesh_name: config.mesh_name.clone(),
@@ -233,6 +236,7 @@ impl Node {
             mesh_name: config.mesh_name.clone(),
             home: config.home.clone(),
             cap_bytes: config.store_cap_bytes,
+            salvaged,
             started: Instant::now(),
             mesh,
             reader,
@@ -342,8 +346,14 @@ impl Node {
             takes: facts.takes.to_owned(),
             free_bytes: self.0.reader.free_bytes(),
             arrivals: facts.arrivals,
+            salvaged: self.0.salvaged.clone(),
         };
-        Ok(report::status(&facts, &links, node, store))
+        let mut status = report::status(&facts, &links, node, store);
+        // Told until the operator has done with what was set aside.
+        if let Some(salvaged) = self.0.salvaged.as_ref().filter(|salvaged| salvaged.set_aside.exists()) {
+            status.warnings.insert(0, format!("{salvaged}: once you remove that, this is not told any more"));
+        }
+        Ok(status)
     }
 
     /// What is known to be missing.

@@ -119,6 +119,8 @@ pub struct StoreStatus {
     pub free_bytes: Option<u64>,
     /// The last arrival number.
     pub arrivals: u64,
+    /// What became of the store that was here before and was damaged, if one was.
+    pub salvaged: Option<crate::log::Salvaged>,
 }
 
 /// A range of events that the node knows of and does not have.

@@ -249,6 +249,14 @@ impl VerifiedBatch {
         ParsedBatch::parse_head(bytes).map(Self)
     }
 
+    /// Like [`Self::from_store`], for bytes with their body, which is checked against the header: damage shows.
+    ///
+    /// # Errors
+    /// When the bytes are not what was stored: the store is damaged.
+    pub fn from_store_whole(bytes: Bytes) -> Result<Self, BatchError> {
+        ParsedBatch::parse(bytes).map(Self)
+    }
+
     /// What the author signed.
     #[must_use]
     pub fn header(&self) -> &Header {

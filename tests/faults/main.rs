@@ -9,8 +9,10 @@ mod harness;
 
 mod addresses;
 mod clocks;
+mod damage;
 mod dice;
 mod disk_full;
+mod failed_write;
 mod kills;
 mod loop_disk;
 mod needs;

@@ -126,6 +126,15 @@ impl Node {
         self.gone();
     }
 
+    /// Waits until it ends by itself: its exit code, or none when a signal ended it.
+    #[track_caller]
+    pub(crate) fn wait_for_its_end(&self) -> Option<i32> {
+        let code = run::wait(self.child().as_mut().expect("it runs"), DEADLINE);
+        let code = code.unwrap_or_else(|| panic!("node {} goes on:\n{}", self.index, self.said()));
+        self.gone();
+        code
+    }
+
     /// Stops the process without ending it: connections stay, nothing is answered.
     pub(crate) fn pause(&self) {
         self.signal("STOP");
@@ -184,7 +193,8 @@ impl Node {
         self.pid().map_or(0, procfs::open_files)
     }
 
-    fn pid(&self) -> Option<u32> {
+    /// The id of its process, while there is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }
 

@@ -94,6 +94,8 @@ pub(crate) struct Engine {
     /// What the log reported while it was being waited for.
     backlog: VecDeque<LogEvent>,
     disk: Disk,
+    /// Says when a read finds the log damaged.
+    damage: watch::Receiver<Option<String>>,
 }
 
 /// Write sets of one turn, merged: what is written together is acknowledged together.
@@ -128,6 +130,7 @@ impl Engine {
     pub(crate) async fn run(parts: Parts) {
         let (to_inbox, inbox) = mpsc::channel(inbox::MAX_INBOX);
         let reader = parts.log.reader();
+        let damage = reader.damage();
         let verifier = tokio::spawn(inbox::run(parts.mesh.clone(), parts.mesh_events, to_inbox.clone()));
         let mut engine = Self {
             replica: parts.replica,
@@ -154,6 +157,7 @@ impl Engine {
             gathered: Gathered::default(),
             backlog: VecDeque::new(),
             disk: Disk::new(),
+            damage,
         };
         engine.begin().await;
         let told_to_stop = engine.turn_until_the_end().await;
@@ -188,6 +192,10 @@ impl Engine {
                     if count > 0 {
                         self.take_publishes(&mut run).await;
                     }
+                }
+                Ok(()) = self.damage.changed() => {
+                    let detail = self.damage.borrow_and_update().clone().unwrap_or_default();
+                    self.fail(&LogError::Damaged { dir: self.log_dir(), detail });
                 }
                 () = tokio::time::sleep_until(deadline.into()) => self.tick().await,
             }
@@ -247,6 +255,10 @@ impl Engine {
             }
             LogEvent::Failed { error } => self.fail(&error),
         }
+    }
+
+    fn log_dir(&self) -> std::path::PathBuf {
+        self.reader.dir().to_owned()
     }
 
     /// After a failed write nothing may be acknowledged any more: what is on the disk is unknown until it is reopened.

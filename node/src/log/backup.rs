@@ -23,6 +23,7 @@ use super::error::LogError;
 use super::gate::Gate;
 use super::layout::{self, STORE_KEY};
 use super::reader::LogReader;
+use super::{sync_parent, with_suffix};
 
 const MAGIC: &[u8] = b"roundelay log backup 1\n";
 const REMOVE: u8 = 0;
@@ -280,17 +281,6 @@ fn check_hash(file: &Path) -> Result<(), LogError> {
 
 fn not_whole(file: &Path, detail: &str) -> LogError {
     LogError::BackupDamaged { file: file.to_owned(), detail: detail.to_owned() }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
 }
 
 /// A backup holds every event, so it is for its owner's eyes, like the store.

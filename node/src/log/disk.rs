@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::directory::Directory;
 use super::error::LogError;
 use super::gate::Gate;
+use super::last_run;
 use super::layout::{self, FORMAT, Row, STORE_KEY, StoreRow};
 use super::mask::Mask;
 use super::tail::Tail;
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub(super) durable: watch::Sender<Arrival>,
     /// Lets a backup look between two groups of writes.
     pub(super) gate: Gate,
+    /// What was found damaged first.
+    pub(super) damage: watch::Sender<Option<String>>,
 }
 
 impl Shared {
@@ -46,8 +49,24 @@ impl Shared {
     pub(super) fn read<T>(&self, read: impl FnOnce(&sled::Db) -> Result<T, LogError>) -> Result<T, LogError> {
         let guard = self.db.read();
         let db = guard.as_ref().ok_or(LogError::Closed)?;
-        catch_unwind(AssertUnwindSafe(|| read(db)))
-            .unwrap_or_else(|panic| Err(LogError::damaged(&self.dir, panic_text(&*panic))))
+        let outcome = catch_unwind(AssertUnwindSafe(|| read(db)))
+            .unwrap_or_else(|panic| Err(LogError::damaged(&self.dir, panic_text(&*panic))));
+        if let Err(LogError::Damaged { detail, .. }) = &outcome {
+            self.report_damage(detail);
+        }
+        outcome
+    }
+
+    /// Leaves word for the next start, and tells whoever follows [`Self::damage`].
+    fn report_damage(&self, detail: &str) {
+        self.damage.send_if_modified(|known| {
+            let is_new = known.is_none();
+            if is_new {
+                last_run::note_failure(&self.dir, detail);
+                *known = Some(detail.to_owned());
+            }
+            is_new
+        });
     }
 
     pub(super) fn last(&self) -> Arrival {
@@ -120,6 +139,7 @@ fn open_unguarded(dir: &Path, options: &LogOptions) -> Result<Disk, LogError> {
         floor: AtomicU64::new(store.floor.0),
         durable: watch::Sender::new(last_arrival),
         gate: Gate::default(),
+        damage: watch::Sender::new(None),
     };
     let batch_bytes = total_bytes.saturating_sub(store.pruned_bytes);
     let snapshot = Snapshot { epoch: store.epoch, last_arrival, chain, records, batch_bytes };

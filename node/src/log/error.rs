@@ -28,9 +28,9 @@ pub enum LogError {
         /// The format that this program reads and writes.
         known: u8,
     },
-    /// What is on disk is not what was written. Nothing was removed: set the folder aside, salvage from it, and let
-    /// peers bring back the rest.
-    #[error("the log in {dir} is damaged: {detail}; set the folder aside (do not delete it) and start with a new one")]
+    /// What is on disk is not what was written. Nothing was removed: [`super::open_or_salvage`] sets the folder aside and
+    /// salvages from it, and peers bring back the rest.
+    #[error("the log in {dir} is damaged: {detail}; start the node: it sets the log aside and salvages what verifies")]
     Damaged {
         /// The store's folder.
         dir: PathBuf,

@@ -36,10 +36,15 @@ mod directory;
 mod disk;
 mod error;
 mod gate;
+mod last_run;
 mod layout;
 mod mask;
 mod memory;
 mod reader;
+mod recovery;
+mod salvage;
+mod salvage_sink;
+mod salvage_source;
 mod service;
 mod sled_store;
 mod store;
@@ -51,10 +56,17 @@ pub use backup::{BackupReport, backup, restore};
 pub use error::LogError;
 pub use memory::MemoryStore;
 pub use reader::LogReader;
+pub use recovery::open_or_salvage;
+pub use salvage::Salvaged;
 pub use service::{Log, Opened, SubmitError};
 pub use sled_store::SledStore;
 pub use store::{Appended, Mark, Scan, Snapshot, Store, Stored};
 pub use verify::{Problem, VerifyReport, verify};
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::ids::{Arrival, Chain};
@@ -125,4 +137,17 @@ pub(crate) fn backup_entries(mut bytes: &[u8]) -> Result<Vec<backup::Entry>, Log
         entries.push(entry);
     }
     Ok(entries)
+}
+
+/// A path beside another one.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Makes the name of a file or folder durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::disk::Shared;
 use super::error::LogError;
 use super::layout::{self, CHUNK_BYTES, IndexEntry, LogId, Row, RowBatch};
+use super::salvage::{SALVAGED_MARK, Salvaged};
 use super::store::{Collect, Mark, Scan, Stored};
 
 /// Rows that one call looks at, so that it ends in bounded time.
@@ -40,10 +41,30 @@ impl LogReader {
         self.shared.durable.subscribe()
     }
 
+    /// The store's folder.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.shared.dir
+    }
+
     /// Bytes that the store takes in the file system. Pruned space is used again and not given back.
     #[must_use]
     pub fn size_on_disk(&self) -> u64 {
         std::fs::metadata(self.shared.dir.join("db")).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Follows whether a read found the store damaged, and what. The next start looks at all of it then, and salvages.
+    #[must_use]
+    pub fn damage(&self) -> watch::Receiver<Option<String>> {
+        self.shared.damage.subscribe()
+    }
+
+    /// What became of the store that was here before and was damaged, if one was.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn salvaged(&self) -> Result<Option<Salvaged>, LogError> {
+        Ok(self.mark(SALVAGED_MARK)?.and_then(|value| serde_json::from_slice(&value).ok()))
     }
 
     /// Bytes that are free in the file system that holds the store; `None` when the system does not say.
@@ -78,18 +99,20 @@ impl LogReader {
             return Ok(found.batches);
         }
         self.shared.read(|db| {
-            let first = Arrival(after.max(self.shared.floor()).0 + 1);
-            for entry in db.range(layout::row_key(first)..=layout::row_key(last)) {
+            let mut expected = Arrival(after.max(self.shared.floor()).0 + 1);
+            for entry in db.range(layout::row_key(expected)..=layout::row_key(last)) {
                 let (arrival, value) = self.entry(entry)?;
+                self.check_gone(db, expected, arrival)?;
+                expected = Arrival(arrival.0 + 1);
                 let Some(batch) = self.row(arrival, &value)?.batch else { continue };
                 if !found.fits(batch.len as usize) {
-                    break;
+                    return Ok(());
                 }
                 if let Some(batch) = self.whole(db, arrival, &batch)? {
                     found.push(arrival, batch);
                 }
             }
-            Ok(())
+            self.check_gone(db, expected, Arrival(last.0 + 1))
         })?;
         Ok(found.batches)
     }
@@ -170,9 +193,12 @@ impl LogReader {
         let mut wanted: HashMap<LogId, bool> = HashMap::new();
         self.shared.read(|db| {
             let mut rows = db.range(range);
-            let mut looked = 0;
+            let (mut looked, mut before) = (0, None);
             while let Some(entry) = if back { rows.next_back() } else { rows.next() } {
                 let (arrival, value) = self.entry(entry)?;
+                if let Some(Arrival(before)) = before.replace(arrival) {
+                    self.check_gone(db, Arrival(before.min(arrival.0) + 1), Arrival(before.max(arrival.0)))?;
+                }
                 looked += 1;
                 if looked > MAX_LOOKED {
                     return Ok(Some(arrival));
@@ -361,6 +387,21 @@ impl LogReader {
         value.map(|value| layout::decode_record(&value).map_err(|error| self.shared.damaged(error))).transpose()
     }
 
+    /// Fails when there should be rows between two arrivals, the first of which is meant and the second not: rows go
+    /// only from the beginning on.
+    fn check_gone(&self, db: &sled::Db, from: Arrival, to: Arrival) -> Result<(), LogError> {
+        if from >= to {
+            return Ok(());
+        }
+        // Prunes remove rows before the floor tells; while the writer is held it does. Without one there is no telling.
+        let Some(_held) = self.shared.gate.hold() else { return Ok(()) };
+        let from = from.max(self.shared.floor());
+        if from < to && db.get(layout::row_key(from)).map_err(LogError::reading(&self.shared.dir))?.is_none() {
+            return Err(self.shared.damaged(format!("nothing is left of arrival {}", from.0)));
+        }
+        Ok(())
+    }
+
     fn masked(&self, key: &[u8]) -> Result<Option<sled::IVec>, LogError> {
         self.shared.read(|db| self.shared.mask.get(db, key).map_err(LogError::reading(&self.shared.dir)))
     }
@@ -389,7 +430,9 @@ impl LogReader {
             return Ok(Some(batch.clone()));
         }
         let value = db.get(layout::row_key(arrival)).map_err(LogError::reading(&self.shared.dir))?;
-        let Some(value) = value else { return Ok(None) };
+        let Some(value) = value else {
+            return self.check_gone(db, arrival, Arrival(arrival.0 + 1)).map(|()| None);
+        };
         match self.row(arrival, &value)?.batch {
             Some(batch) => self.whole(db, arrival, &batch),
             None => Ok(None),
@@ -399,7 +442,9 @@ impl LogReader {
     /// Puts a batch together; `None` when it was pruned meanwhile.
     fn whole(&self, db: &sled::Db, arrival: Arrival, row: &RowBatch<'_>) -> Result<Option<VerifiedBatch>, LogError> {
         match self.whole_bytes(db, arrival, row)? {
-            Some(bytes) => self.parse(arrival, bytes).map(Some),
+            Some(bytes) => VerifiedBatch::from_store_whole(bytes)
+                .map(Some)
+                .map_err(|error| self.shared.damaged(format!("batch {} is not what was stored: {error}", arrival.0))),
             None => Ok(None),
         }
     }

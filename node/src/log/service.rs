@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use roundelay_protocol::write_set::WriteSet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::disk::{self, Shared, panic_text};
+use super::disk::{self, Disk, Shared, panic_text};
 use super::error::LogError;
+use super::last_run;
 use super::reader::LogReader;
 use super::store::{Appended, Snapshot};
 use super::writer::Writer;
@@ -77,7 +78,12 @@ impl Log {
     /// # Errors
     /// When the folder cannot be used, is open elsewhere, has another format, or is damaged. Nothing was changed then.
     pub fn open(dir: &Path, options: LogOptions) -> Result<Opened, LogError> {
-        let disk = disk::open(dir, &options)?;
+        Self::start(disk::open(dir, &options)?, &options)
+    }
+
+    /// Starts the thread of a log that was opened.
+    pub(super) fn start(disk: Disk, options: &LogOptions) -> Result<Opened, LogError> {
+        let dir = disk.shared.dir.clone();
         let snapshot = disk.snapshot.clone();
         let shared = disk.shared.clone();
         let writer = Writer::new(disk, options.fail_after_syncs);
@@ -92,7 +98,7 @@ impl Log {
                 end.send_replace(true);
             }
         });
-        let thread = thread.map_err(LogError::folder(dir))?;
+        let thread = thread.map_err(LogError::folder(&dir))?;
         let log = Self {
             queue,
             bytes: Arc::new(Semaphore::new(options.queue_bytes)),
@@ -214,6 +220,7 @@ fn run(mut writer: Writer, mut queue: mpsc::Receiver<Message>, events: &mpsc::Se
                 }
             }
             Err(error) => {
+                last_run::note_failure(writer.dir(), &error.to_string());
                 queue.close();
                 let _ = events.blocking_send(LogEvent::Failed { error });
                 break;

@@ -134,6 +134,26 @@ pub fn verify(reader: &LogReader, mut progress: impl FnMut(u64, u64)) -> Result<
     Ok(report)
 }
 
+/// Checks the batches beyond an arrival, and that the tips of all logs are stored.
+pub(super) fn verify_end(reader: &LogReader, after: Arrival) -> Result<VerifyReport, LogError> {
+    let mut report = VerifyReport::default();
+    let (after, last) = (after.max(reader.shared.floor()), reader.last_arrival());
+    if after < last {
+        let mut chain = reader.chain_at(after)?;
+        verify_rows(reader, Arrival(after.0 + 1), last, &mut chain, &mut report)?;
+    }
+    let logs: Vec<LogKey> = reader.shared.directory.read().keys().cloned().collect();
+    for key in logs {
+        let Some(record) = reader.record(&key)? else { continue };
+        for tip in record.tips.iter().filter(|tip| tip.seq > record.floor) {
+            if reader.find(&key, tip.seq, &tip.hash)?.is_none() {
+                report.add(Problem::Tip { key: key.clone(), seq: tip.seq });
+            }
+        }
+    }
+    Ok(report)
+}
+
 fn verify_rows(
     reader: &LogReader,
     from: Arrival,

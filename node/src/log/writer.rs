@@ -13,6 +13,7 @@ use roundelay_protocol::write_set::WriteSet;
 
 use super::disk::{Disk, Shared};
 use super::error::LogError;
+use super::last_run::{Durable, Witness};
 use super::layout::{
     self, CHUNK_BYTES, HEAD_BYTES, INLINE_BYTES, IndexEntry, LogId, Row, RowBatch, STORE_KEY, StoreRow,
 };
@@ -31,6 +32,7 @@ pub(super) struct Writer {
     chain: Chain,
     total_bytes: u64,
     pending: Pending,
+    witness: Witness,
     syncs: u64,
     fail_after_syncs: Option<u64>,
 }
@@ -67,6 +69,7 @@ impl Pending {
 impl Writer {
     /// Takes over a store that was just opened.
     pub(super) fn new(disk: Disk, fail_after_syncs: Option<u64>) -> Self {
+        let witness = Witness::open(&disk.shared.dir);
         Self {
             last: disk.snapshot.last_arrival,
             chain: disk.snapshot.chain,
@@ -76,6 +79,7 @@ impl Writer {
             file: disk.file,
             store: disk.store,
             pending: Pending::default(),
+            witness,
             syncs: 0,
             fail_after_syncs,
         }
@@ -261,6 +265,10 @@ impl Writer {
         }
         self.file.sync_data().map_err(|error| LogError::write(&shared.dir, error))?;
         self.syncs += 1;
+        if shared.last() != self.last {
+            let (epoch, arrival, chain) = (self.store.epoch, self.last, self.chain);
+            self.witness.write(&Durable { epoch, arrival, chain });
+        }
         self.publish();
         shared.gate.end_writing(self.pending.pruned_keys.drain(..));
         Ok(())

@@ -38,7 +38,7 @@ fn parent_of(batch: &VerifiedBatch) -> (u64, BatchHash) {
 fn peer_of(source: Source) -> Option<Author> {
     match source {
         Source::Gossip(peer) | Source::Pull { peer, .. } => Some(peer),
-        Source::Import => None,
+        Source::Import | Source::Salvage => None,
     }
 }
 
@@ -171,6 +171,9 @@ impl<S: Signer> Replica<S> {
         }
         let waits_too = self.ahead.contains_parent(&log, &parent);
         let kept = self.ahead.insert(batch);
+        if source == Source::Salvage {
+            return self.admit_above_hole(&log, parent);
+        }
         if !kept || waits_too || self.lookups.contains_key(&parent.1) {
             return;
         }

@@ -55,6 +55,9 @@ pub enum Source {
     },
     /// Brought by the operator.
     Import,
+    /// Out of a damaged store of this node. Nobody can be asked for what is missing below it, so it is admitted above a
+    /// hole at once.
+    Salvage,
 }
 
 /// A stored batch, as pruning sees it.
