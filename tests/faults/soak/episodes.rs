@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{BAD_CLOCKS, NODES, OWN_DISK, Soak};
+use super::{BAD_CLOCK, NODES, OWN_DISK, Soak};
 use crate::clocks::set_off;
 use crate::dice::Dice;
 use crate::harness::{Node, exit};
@@ -58,7 +58,7 @@ impl Fault {
     /// A node that it can happen to.
     pub(super) fn victim(self, dice: &mut Dice) -> usize {
         match self {
-            Self::WrongClock => BAD_CLOCKS + dice.below(NODES - BAD_CLOCKS),
+            Self::WrongClock => BAD_CLOCK,
             Self::DiskFull | Self::PowerLoss => OWN_DISK,
             _ => dice.below(NODES),
         }

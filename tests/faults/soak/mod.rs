@@ -24,8 +24,10 @@ const NODES: usize = 6;
 /// This node has a disk of its own, which fills up and whose power fails now and then.
 const OWN_DISK: usize = 3;
 const DISK_MIB: u64 = 1024;
-/// The clocks of this node and those after it are set off now and then.
-const BAD_CLOCKS: usize = 4;
+/// This node's clock is set off now and then: two at once could convince a third whose only links are to them.
+const BAD_CLOCK: usize = 5;
+/// Events with a wrong stamp that are told of.
+const MAX_DRAGGED: usize = 20;
 const TOPICS: [&str; 2] = ["orders.placed", "orders.paid"];
 /// Of each node, about.
 const EVENTS_PER_S: u64 = 40;
@@ -98,7 +100,7 @@ impl Soak {
             mesh[node].start();
         }
         mesh.connected(mesh.all());
-        let good_clocks = (0..BAD_CLOCKS).map(|node| mesh[node].id().to_owned()).collect();
+        let good_clocks = (0..NODES).filter(|node| *node != BAD_CLOCK).map(|node| mesh[node].id().to_owned()).collect();
         let soak = Self {
             disk: disk.expect("one node has it"),
             mesh,
@@ -270,7 +272,10 @@ impl Soak {
         let follower = Follower::start(self.mesh.node(node), "orders.>", move |event| {
             ledger.lock().expect("ledger").deliver(&event.id, node);
             if good.contains(&event.author) && event.days_off() > 0 {
-                problems.lock().expect("problems").push(format!("a good clock was dragged along: {event:?}"));
+                let mut problems = problems.lock().expect("problems");
+                if problems.len() < MAX_DRAGGED {
+                    problems.push(format!("a good clock was dragged along: {event:?}"));
+                }
             }
         });
         self.followers.lock().expect("followers").insert(node, follower);
