@@ -86,6 +86,9 @@ pub struct Head {
     pub log: LogKey,
     /// The sender lacks the events up to this sequence number.
     pub floor: u64,
+    /// Of the events up to this sequence number the sender may lack some that it never had: the end of its last hole.
+    /// 0 when it has no hole.
+    pub holes_to: u64,
     /// Its tips there: sequence number and hash of the last batch; sorted, each once.
     pub tips: Vec<(u64, BatchHash)>,
 }
@@ -388,7 +391,7 @@ fn write_heads(w: &mut Writer, heads: &[Head]) {
     for group in groups {
         w.text(group[0].log.topic.as_str()).array(group.len());
         for head in group {
-            w.array(2 + head.tips.len() * 2).bytes(&head.log.author.0).uint(head.floor);
+            w.array(3 + head.tips.len() * 2).bytes(&head.log.author.0).uint(head.floor).uint(head.holes_to);
             for (seq, hash) in &head.tips {
                 w.uint(*seq).bytes(&hash.0);
             }
@@ -401,10 +404,10 @@ fn read_heads(r: &mut Reader<'_>) -> Result<Vec<Head>, CodecError> {
     for _ in 0..list_of(r, "heads", MAX_PAGE, 2)? {
         let topic = read_topic(r)?;
         for _ in 0..r.list("heads", MAX_PAGE)? {
-            // The author and the floor take as many items as a tip.
-            let tips = list_of(r, "head", 1 + MAX_TIPS, 2)?.checked_sub(1).ok_or(CodecError::Malformed("head"))?;
+            let tips = r.list("head", 3 + MAX_TIPS * 2)?.checked_sub(3).filter(|items| items % 2 == 0);
+            let tips = tips.ok_or(CodecError::Malformed("head"))? / 2;
             let log = LogKey { topic: topic.clone(), author: Author(r.fixed("author")?) };
-            let floor = read_seq(r, "floor")?;
+            let (floor, holes_to) = (read_seq(r, "floor")?, read_seq(r, "holes")?);
             let tips: Vec<_> = (0..tips)
                 .map(|_| Ok((read_seq(r, "seq")?, BatchHash(r.fixed("hash")?))))
                 .collect::<Result<_, CodecError>>()?;
@@ -413,7 +416,7 @@ fn read_heads(r: &mut Reader<'_>) -> Result<Vec<Head>, CodecError> {
             if !sound {
                 return Err(CodecError::OutOfBounds("tips"));
             }
-            heads.push(Head { log, floor, tips });
+            heads.push(Head { log, floor, holes_to, tips });
         }
         if heads.len() > MAX_PAGE {
             return Err(CodecError::OutOfBounds("heads"));

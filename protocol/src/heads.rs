@@ -95,6 +95,22 @@ impl LogRecord {
         }
     }
 
+    /// The tips that lie above a floor, and above the record's own: those of lines of which something may be left.
+    #[must_use]
+    pub fn tips_above(&self, floor: u64) -> Tips {
+        let floor = floor.max(self.floor);
+        self.tips.iter().filter(|tip| tip.seq > floor).copied().collect()
+    }
+
+    /// How many lines the log has above its floor, as far as is known: what ends right below a hole is taken to go on
+    /// above it.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        let tips = self.tips_above(0);
+        let goes_on = |hole: &&Hole| tips.iter().any(|tip| tip.seq + 1 == hole.from);
+        tips.len() - self.holes.iter().filter(goes_on).count().min(tips.len())
+    }
+
     /// The greatest sequence number of any tip; 0 for an empty log.
     #[must_use]
     pub fn last_seq(&self) -> u64 {

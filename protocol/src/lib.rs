@@ -16,6 +16,7 @@ pub mod ids;
 pub mod interest;
 pub mod limits;
 pub mod link;
+pub mod planted;
 pub mod quota;
 pub mod recent;
 pub mod replica;

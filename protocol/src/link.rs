@@ -1,10 +1,10 @@
 //! One side of a link between two nodes: what the peer was told of our heads, what it told us, and whether the two
 //! agree. Both sides run the same machine; see ARCHITECTURE.md, "Reconciliation".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frame::{Hello, Memory, Position};
-use crate::heads::{LogKey, Sum, SumKey, Tip};
+use crate::heads::{LogKey, LogRecord, Sum, SumKey, Tip, Tips};
 use crate::ids::{Author, BatchHash};
 use crate::interest::Interest;
 
@@ -84,6 +84,9 @@ pub struct Link {
     /// The greatest want serial when `known` was reached.
     pub(crate) known_serial: u64,
     pub(crate) dirty: BTreeSet<LogKey>,
+    /// The peer's floors in logs where they reach up to a tip: what ends there is gone at its side, so it is no part of
+    /// the sums.
+    floors: BTreeMap<LogKey, u64>,
     pub(crate) announce_at_ms: Option<u64>,
     /// The driver's queue to the peer has room.
     pub(crate) writable: bool,
@@ -108,8 +111,10 @@ pub struct Link {
     pub(crate) comparing: u32,
     /// Pages of sums whose answer is still to come.
     pub(crate) pages: u32,
-    /// Holes that this peer was asked to fill, by their anchors.
-    pub(crate) holes_asked: BTreeSet<BatchHash>,
+    /// The peer was asked what it holds of our own logs.
+    pub(crate) announced_asked: bool,
+    /// Holes that this peer was asked to fill, by their anchors: when it may be asked again, and after how long.
+    pub(crate) holes_asked: BTreeMap<BatchHash, (u64, u64)>,
     pub(crate) probes: Vec<Probe>,
 }
 
@@ -125,6 +130,7 @@ impl Link {
             known: None,
             known_serial: 0,
             dirty: BTreeSet::new(),
+            floors: BTreeMap::new(),
             announce_at_ms: None,
             writable: true,
             hurry_until_ms: 0,
@@ -142,7 +148,8 @@ impl Link {
             serving: 0,
             comparing: 0,
             pages: 0,
-            holes_asked: BTreeSet::new(),
+            announced_asked: false,
+            holes_asked: BTreeMap::new(),
             probes: Vec::new(),
         }
     }
@@ -162,14 +169,39 @@ impl Link {
         theirs.is_some_and(|theirs| mine.holds(me, log) && theirs.holds(peer, log))
     }
 
-    /// Takes note that a shared log's durable tips changed here.
-    pub(crate) fn note_change(&mut self, log: &LogKey, old: &[Tip], new: &[Tip], now_ms: u64) {
+    /// A log's tips as far as both sides may have something of what leads up to them.
+    pub(crate) fn common_tips(&self, record: &LogRecord) -> Tips {
+        record.tips_above(self.floors.get(&record.key).copied().unwrap_or(0))
+    }
+
+    /// Takes note that a shared log's durable tips changed here, or which of them have events.
+    pub(crate) fn note_change(&mut self, old: Option<&LogRecord>, new: &LogRecord, now_ms: u64) {
+        let before = old.map(|old| self.common_tips(old)).unwrap_or_default();
+        self.swap(&new.key, &before, &self.common_tips(new));
+        self.touch(now_ms);
+        self.make_dirty(new.key.clone(), now_ms);
+    }
+
+    /// Takes note of the peer's floor in a shared log.
+    pub(crate) fn note_floor(&mut self, record: &LogRecord, floor: u64, now_ms: u64) {
+        let before = self.common_tips(record);
+        if record.tips.iter().any(|tip| tip.seq <= floor) {
+            self.floors.insert(record.key.clone(), floor);
+        } else {
+            self.floors.remove(&record.key);
+        }
+        let after = self.common_tips(record);
+        if before != after {
+            self.swap(&record.key, &before, &after);
+            self.touch(now_ms);
+        }
+    }
+
+    fn swap(&mut self, log: &LogKey, old: &[Tip], new: &[Tip]) {
         let Some(peer) = &self.peer else { return };
         self.sum.remove(&peer.key, log, old);
         self.sum.add(&peer.key, log, new);
         self.events = self.events.saturating_add(count(new)).saturating_sub(count(old));
-        self.touch(now_ms);
-        self.make_dirty(log.clone(), now_ms);
     }
 
     pub(crate) fn make_dirty(&mut self, log: LogKey, now_ms: u64) {

@@ -112,7 +112,8 @@ struct LogWants {
     avoided: BTreeMap<Author, (u64, u64)>,
     /// How much further back the next pull starts.
     back: u64,
-    /// How far the pulls of the present range have come, whether what they brought connects or not.
+    /// Where the present range ends, and how far its pulls have come, whether what they brought connects or not.
+    upto: u64,
     reached: u64,
     /// Something that a pull of the present range brought did not connect.
     loose: bool,
@@ -126,6 +127,8 @@ pub struct Pull {
     pub peer: Author,
     /// For what.
     pub ranges: Vec<Range>,
+    /// Nothing has come of it.
+    pub idle: bool,
     deadline_ms: u64,
 }
 
@@ -154,14 +157,19 @@ impl Wants {
         let tally = &mut self.tally;
         let wants = self.logs.entry(log.clone()).or_default();
         wants.places.retain(|place, want| {
-            if want.inner || places.contains(place) || !tally.remove_source(want, &peer) {
+            if want.inner || places.contains(place) || !want.peers.contains(&peer) {
                 return true;
             }
             // What takes its place is as old as it, for those who wait for all that was known at some time; and as due,
             // or a peer that publishes without a pause would never be asked.
             serial = serial.min(want.serial);
             due_ms = due_ms.min(want.due_ms);
-            let keep = !want.peers.is_empty() || want.arriving;
+            if want.arriving {
+                // It stays the peer's until it is durable: somebody may wait for all that the peer has.
+                return true;
+            }
+            tally.remove_source(want, &peer);
+            let keep = !want.peers.is_empty();
             tally.all -= usize::from(!keep);
             keep
         });
@@ -176,6 +184,7 @@ impl Wants {
                 Want::new(serial, due_ms, false)
             });
             want.due_ms = want.due_ms.min(due_ms);
+            want.serial = want.serial.min(serial);
             tally.add_source(want, peer);
         }
         if wants.places.values().any(|want| want.peers.contains(&peer)) {
@@ -370,7 +379,7 @@ impl Wants {
     pub fn progress(&mut self, peer: &Author, now_ms: u64) {
         self.silent_since_ms.remove(peer);
         for pull in self.pulls.values_mut().filter(|pull| pull.peer == *peer) {
-            pull.deadline_ms = now_ms + PULL_DEADLINE_MS;
+            (pull.deadline_ms, pull.idle) = (now_ms + PULL_DEADLINE_MS, false);
         }
     }
 
@@ -388,6 +397,12 @@ impl Wants {
                 want.came = true;
             }
         }
+    }
+
+    /// How far the pulls of the log's present range have come.
+    #[must_use]
+    pub fn reached(&self, log: &LogKey) -> u64 {
+        self.logs.get(log).map_or(0, |wants| wants.reached)
     }
 
     /// What a pull brought does not connect to what is here.
@@ -420,6 +435,17 @@ impl Wants {
             }
             let avoid_ms = (before_ms * 2).clamp(AVOID_MS, MAX_AVOID_MS);
             wants.avoided.insert(peer, (now_ms + avoid_ms, avoid_ms));
+        }
+    }
+
+    /// The peer served a range and did not bring the batch that it ends with. Where it never announced that very batch it
+    /// need not have it, and is not asked again; otherwise others are asked first.
+    pub fn lacks(&mut self, log: &LogKey, place: &Place, peer: Author, now_ms: u64) {
+        let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
+        if want.is_some_and(|want| want.inner) {
+            self.deny(log, place, &peer);
+        } else {
+            self.avoid(log, peer, now_ms);
         }
     }
 
@@ -470,7 +496,8 @@ impl Wants {
                 let record = record(log);
                 let start = start_of(&record, place.0, wants.back);
                 // A range that did not fit one pull goes on where the last one ended.
-                let after = if (start + 1..place.0).contains(&wants.reached) { wants.reached } else { start };
+                let goes_on = wants.upto == place.0 && (start + 1..place.0).contains(&wants.reached);
+                let after = if goes_on { wants.reached } else { start };
                 let at = record.tips.iter().map(|tip| tip.hlc).max().unwrap_or_default();
                 if after < place.0 {
                     due.push((at, Range { log: log.clone(), after, upto: place.0 }, peer));
@@ -502,12 +529,15 @@ impl Wants {
                 for range in ranges {
                     if let Some(wants) = self.logs.get_mut(&range.log) {
                         wants.pull = Some(id);
+                        if wants.upto != range.upto {
+                            (wants.upto, wants.reached) = (range.upto, 0);
+                        }
                     }
                 }
                 *busy.entry(peer).or_default() += 1;
                 let deadline_ms = now_ms + PULL_DEADLINE_MS;
                 self.silent_since_ms.entry(peer).or_insert(now_ms);
-                self.pulls.insert(id, Pull { peer, ranges: ranges.to_vec(), deadline_ms });
+                self.pulls.insert(id, Pull { peer, ranges: ranges.to_vec(), idle: true, deadline_ms });
                 issued.push((id, peer, ranges.to_vec()));
             }
         }

@@ -102,6 +102,7 @@ fn frames(batches: &[VerifiedBatch]) -> Vec<(&'static str, Frame)> {
     let head = |tips: &[u64]| Head {
         log: log.clone(),
         floor: 2,
+        holes_to: 3,
         tips: tips.iter().map(|seq| (*seq, BatchHash([3; 32]))).collect(),
     };
     vec![

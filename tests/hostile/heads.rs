@@ -29,13 +29,13 @@ fn heads(heads: Vec<Head>) -> Frame {
 
 fn promise(topic: &str, number: u64) -> Head {
     let author = Author(some_hash(number).0);
-    Head { log: log(topic, author), floor: 0, tips: vec![(1 + number, some_hash(number))] }
+    Head { log: log(topic, author), floor: 0, holes_to: 0, tips: vec![(1 + number, some_hash(number))] }
 }
 
 fn head_of(batch: &VerifiedBatch) -> Head {
     let header = batch.header();
     let log = LogKey { topic: header.topic.clone(), author: header.author };
-    Head { log, floor: 0, tips: vec![(header.last_seq(), batch.hash())] }
+    Head { log, floor: 0, holes_to: 0, tips: vec![(header.last_seq(), batch.hash())] }
 }
 
 /// The next pull that a node asks for.
@@ -138,7 +138,7 @@ fn invented_floors_take_nothing_away() {
     for node in arena.mesh.all() {
         let mut sync = peer.meet(&arena.mesh[node]);
         // Everything of the honest authors is gone, it says, and more than there ever was.
-        let invented = |author: &Author| Head { log: log(TOPIC, *author), floor: 1 << 40, tips: vec![] };
+        let invented = |author: &Author| Head { log: log(TOPIC, *author), floor: 1 << 40, holes_to: 0, tips: vec![] };
         sync.send(&heads(victims.iter().map(invented).collect()));
         sync.send(&heads(vec![head_of(&second)]));
         let (id, _) = next_pull(&mut sync).expect("a pull");

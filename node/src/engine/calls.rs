@@ -243,7 +243,7 @@ impl Engine {
                 self.replica.foreign_logs()
             ));
         }
-        let forked = self.replica.logs().filter(|record| record.tips.len() > 1);
+        let forked = self.replica.logs().filter(|record| record.lines() > 1);
         if self.replica.room() == Room::OwnOnly {
             warnings.push(format!(
                 "the disk that holds the store has only {free} left, which is kept for this node's own events: those \
@@ -259,7 +259,7 @@ impl Engine {
         warnings.extend(forked.map(|record| {
             let LogKey { topic, author } = &record.key;
             let author = self.peers.directory().name(author).unwrap_or_else(|| crate::peer_id::text_of(author));
-            let tips = record.tips.len();
+            let tips = record.lines();
             format!("the log of {author} in {topic} has {tips} lines: its store was restored from an old copy, or copied; both are kept")
         }));
         warnings.truncate(64);

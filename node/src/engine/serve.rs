@@ -5,7 +5,7 @@ use std::time::Duration;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Frame, Missing, Range};
 use roundelay_protocol::ids::BatchHash;
-use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_WIRE_BYTES};
+use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_WIRE_BYTES, MAX_TIPS};
 
 use crate::log::{LogError, LogReader};
 use crate::mesh::LinkSender;
@@ -15,7 +15,7 @@ const FRAME_BYTES: usize = 128 * 1024;
 /// While so much waits to be written to the peer, no more is read from the log.
 const QUEUED_BYTES: usize = 1024 * 1024;
 /// Room in a read for the batches that the one before ended with, of the largest size.
-const MAX_ROOM: usize = 4 * MAX_BATCH_WIRE_BYTES;
+const MAX_ROOM: usize = MAX_TIPS * MAX_BATCH_WIRE_BYTES;
 /// How often a full queue is looked at again.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -36,17 +36,23 @@ pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) ->
         // Room for what comes again, and for at least one batch more.
         let mut room = 0;
         loop {
-            if left == 0 || outbound.is_closed() {
+            if (left == 0 && repeated.is_empty()) || outbound.is_closed() {
                 break 'ranges;
             }
             while outbound.queued_bytes() > QUEUED_BYTES && !outbound.is_closed() {
                 tokio::time::sleep(POLL).await;
             }
-            let (log, wanted, budget) = (log.clone(), range.clone(), left.min(FRAME_BYTES));
+            let (log, wanted, budget) = (log.clone(), range.clone(), left.clamp(1, FRAME_BYTES));
             let read = move || log.range(&wanted.log, after, wanted.upto, budget + room);
             let mut batches = tokio::task::spawn_blocking(read).await.unwrap_or(Err(LogError::Closed))?;
             let found = batches.len();
-            batches.retain(|batch| !repeated.contains(&batch.hash()));
+            // The asker goes on after what it got last, so all lines' batches that end there go together.
+            let goes = |batch: &VerifiedBatch| left > 0 || batch.header().last_seq() == after + 1;
+            let beyond = batches.iter().any(|batch| !goes(batch));
+            batches.retain(|batch| goes(batch) && !repeated.contains(&batch.hash()));
+            if batches.is_empty() && beyond {
+                break 'ranges;
+            }
             if batches.is_empty() && found > 0 && room < MAX_ROOM {
                 room = MAX_ROOM;
                 continue;

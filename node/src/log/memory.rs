@@ -82,7 +82,12 @@ impl Durable {
     }
 
     fn batches(&self) -> impl DoubleEndedIterator<Item = (Arrival, &VerifiedBatch)> {
-        self.rows.iter().filter_map(|(arrival, (_, batch))| batch.as_ref().map(|batch| (*arrival, batch)))
+        self.beyond(Arrival(0))
+    }
+
+    fn beyond(&self, after: Arrival) -> impl DoubleEndedIterator<Item = (Arrival, &VerifiedBatch)> {
+        let rows = self.rows.range(Arrival(after.0.saturating_add(1))..);
+        rows.filter_map(|(arrival, (_, batch))| batch.as_ref().map(|batch| (*arrival, batch)))
     }
 }
 
@@ -94,11 +99,22 @@ impl MemoryStore {
         Self { epoch, durable, pending, last: Arrival(0), chain: Chain::default(), batch_bytes: 0 }
     }
 
+    /// Makes the first `sets` of what was appended durable: what a crash may leave of it.
+    pub fn sync_some(&mut self, sets: usize) {
+        self.pending.drain(..sets.min(self.pending.len())).for_each(|set| self.durable.apply(set));
+    }
+
     /// Forgets what was not synced, as a power cut does.
     pub fn crash(&mut self) {
         self.pending.clear();
         (self.last, self.chain) = (self.durable.last, self.durable.chain);
         self.batch_bytes = self.durable.batch_bytes;
+    }
+
+    /// The store's random number.
+    #[must_use]
+    pub fn epoch(&self) -> StoreEpoch {
+        self.epoch
     }
 
     /// What the store holds. All of it is durable.
@@ -158,7 +174,7 @@ impl Store for MemoryStore {
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
-        self.pending.drain(..).for_each(|set| self.durable.apply(set));
+        self.sync_some(usize::MAX);
         Ok(())
     }
 
@@ -178,7 +194,7 @@ impl Store for MemoryStore {
         max_bytes: usize,
     ) -> Result<Scan, LogError> {
         let mut found = Collect::new(max_batches, max_bytes);
-        let beyond = self.durable.batches().filter(|(arrival, _)| *arrival > after);
+        let beyond = self.durable.beyond(after);
         let stopped = Self::collect(beyond, topics, &mut found);
         let next = stopped.map_or(self.durable.last.max(after), |arrival| Arrival(arrival.0 - 1));
         Ok(Scan { batches: found.batches, next })
@@ -238,7 +254,7 @@ impl Store for MemoryStore {
     }
 
     fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<Stored>, LogError> {
-        let beyond = self.durable.batches().filter(|(arrival, _)| *arrival > after).take(max);
+        let beyond = self.durable.beyond(after).take(max);
         Ok(beyond.map(|(arrival, batch)| stored(arrival, batch, batch.bytes().len() as u64)).collect())
     }
 

@@ -6,12 +6,15 @@ use crate::frame::Range;
 use crate::heads::{Hole, LogKey, LogRecord, MAX_HOLES, Tip};
 use crate::hlc::Hlc;
 use crate::ids::{Author, BatchHash, Incarnation};
-use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_TIPS};
+use crate::limits::MAX_TIPS;
+use crate::planted::Fault;
 use crate::sign::Signer;
 use crate::write_set::WriteSet;
 
 /// A gap that gossip leaves is asked for after so long: what is missing may be a step behind.
 const GAP_GRACE_MS: u64 = 30;
+/// A twin's clock may be so far ahead of ours.
+const TWIN_AHEAD_MS: u64 = 1_000;
 
 /// The record with one more batch on top of one of its tips, or as a new line.
 pub(super) fn advance(record: &mut LogRecord, batch: &VerifiedBatch) {
@@ -61,7 +64,8 @@ impl<S: Signer> Replica<S> {
             return self.pass_pruned(&log, &batch);
         }
         let hash = batch.hash();
-        if self.recent.contains(&hash) || self.lookups.contains_key(&hash) {
+        let repeats = self.recent.contains(&hash) && !self.planted.is(Fault::SkipDuplicateSuppression);
+        if repeats || self.lookups.contains_key(&hash) {
             return;
         }
         if let (true, Some(peer)) = (batch.dropped() > 0, peer_of(source)) {
@@ -100,7 +104,7 @@ impl<S: Signer> Replica<S> {
     ) {
         let Some((batch, source)) = self.lookups.remove(hash) else { return };
         let log = log_of(&batch);
-        if known || self.recent.contains(hash) {
+        if (known || self.recent.contains(hash)) && !self.planted.is(Fault::SkipDuplicateSuppression) {
             self.recent.insert(*hash);
             self.close_hole(&log, hash);
             self.wants.settle(&log, &place_of(&batch));
@@ -174,7 +178,8 @@ impl<S: Signer> Replica<S> {
         if source == Source::Salvage {
             return self.admit_above_hole(&log, parent);
         }
-        if !kept || waits_too || self.lookups.contains_key(&parent.1) {
+        let dropped = self.planted.is(Fault::DropGapRequest);
+        if dropped || !kept || waits_too || self.lookups.contains_key(&parent.1) {
             return;
         }
         let grace_ms = if matches!(source, Source::Gossip(_)) { GAP_GRACE_MS } else { 0 };
@@ -192,22 +197,25 @@ impl<S: Signer> Replica<S> {
 
     fn admit_onto(&mut self, log: &LogKey, mut record: LogRecord, mut next: Vec<(VerifiedBatch, Option<Tip>)>) {
         let mut set = WriteSet::default();
+        let mut below = Vec::new();
         while let Some((batch, parent)) = next.pop() {
-            if self.recent.contains(&batch.hash()) || !self.check(log, &batch, parent, &record) {
+            let repeats = self.recent.contains(&batch.hash()) && !self.planted.is(Fault::SkipDuplicateSuppression);
+            if repeats || !self.check(log, &batch, parent, &record) {
                 continue;
             }
             let tip = batch.tip();
             self.clock.observe(tip.hlc, self.now.wall_ms.saturating_add_signed(self.clock_offset_ms));
             let goes_on = record.tips.iter().any(|tip| tip.hash == batch.header().parent);
-            if fill_hole(&mut record, &batch) {
+            if fill_hole(&mut record, &batch, parent) {
                 record.events += batch.header().count;
                 record.bytes += batch.bytes().len() as u64;
-                let (seq, hash) = parent_of(&batch);
-                if let Some(below) = self.ahead.take_hash(log, &hash).filter(|_| seq > 0) {
-                    next.push((below, None));
-                }
+                below.extend(self.ahead.take_hash(log, &batch.header().parent));
             } else {
+                shrink_hole(&mut record, &batch);
                 advance(&mut record, &batch);
+                if log.author == self.me {
+                    self.own.follow(&batch);
+                }
             }
             // What does not go on from a tip may have a brother that is not on the disk yet.
             if !goes_on {
@@ -224,12 +232,17 @@ impl<S: Signer> Replica<S> {
         if set.batches.is_empty() {
             return;
         }
-        if record.tips.len() > 1 && self.logs.get(log).is_none_or(|old| old.tips.len() < record.tips.len()) {
-            self.effects.push(Effect::Notice(Notice::Forked { log: log.clone(), tips: record.tips.len() }));
+        if self.planted.is(Fault::DeliverOutOfOrder) {
+            set.batches.reverse();
+        }
+        if record.lines() > 1 && self.logs.get(log).is_none_or(|old| old.lines() < record.lines()) {
+            self.effects.push(Effect::Notice(Notice::Forked { log: log.clone(), tips: record.lines() }));
         }
         set.logs.push(record);
         self.write(set, Vec::new(), Vec::new());
         self.plan_pending = true;
+        // What waited for a hole's upper end to come down to it.
+        below.into_iter().for_each(|batch| self.take_batch(batch, Source::Import));
     }
 
     /// Whether a batch may follow its parent. What may not is refused by every node alike, so nothing diverges.
@@ -274,7 +287,8 @@ impl<S: Signer> Replica<S> {
     }
 
     /// Another live process that publishes as this node: its stamps are from after our start, by a clock that peers
-    /// share. What a replaced disk held was stamped earlier, or by a clock that was off.
+    /// share. What a replaced disk held was stamped earlier, or by a clock that was off: one that was ahead, even a
+    /// little, cannot be told from a twin's by stamps in the future, so these say nothing.
     fn look_for_twin(&mut self, batch: &VerifiedBatch) {
         let header = batch.header();
         let foreign = header.author == self.me && header.incarnation != self.incarnation;
@@ -283,7 +297,7 @@ impl<S: Signer> Replica<S> {
         }
         let now_ms = self.wall_ms();
         let started = Hlc::from_ms(now_ms.saturating_sub(self.now.mono_ms.saturating_sub(self.started_mono_ms)));
-        let far = Hlc::from_ms(now_ms.saturating_add(MAX_CLOCK_AHEAD_MS));
+        let far = Hlc::from_ms(now_ms.saturating_add(TWIN_AHEAD_MS));
         if header.first_hlc > self.greatest_at_start.max(started) && header.first_hlc < far {
             self.twin = Some(header.incarnation);
             self.effects.push(Effect::Notice(Notice::Twin { incarnation: header.incarnation }));
@@ -320,16 +334,14 @@ impl<S: Signer> Replica<S> {
             return self.admit_onto(log, record, above);
         }
         let from = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < gap.0).max().unwrap_or(record.floor) + 1;
-        if from > gap.0 || record.holes.len() >= MAX_HOLES {
+        if from > gap.0 || record.holes.len() >= MAX_HOLES || record.tips.len() >= MAX_TIPS {
             return;
         }
+        // What ends below the hole may be the lower part of its line or the end of another: it stays a tip until its
+        // child is here, so that the tips follow from what is stored alone.
         let hole = Hole { from, to: gap.0, anchor: gap.1 };
         record.holes.push(hole);
         record.holes.sort();
-        // The line below the hole is taken to be the one above it, unless its end is known to be a tip of its own.
-        let announced = self.wants.places(log);
-        let own = |tip: &Tip| log.author == self.me && self.own.goes_on_from(&log.topic, &tip.hash);
-        record.tips.retain(|tip| tip.seq + 1 != from || announced.contains(&(tip.seq, tip.hash)) || own(tip));
         self.effects.push(Effect::Notice(Notice::Hole { log: log.clone(), hole }));
         self.wants.settle(log, &gap);
         let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
@@ -337,25 +349,30 @@ impl<S: Signer> Replica<S> {
     }
 }
 
-/// Shrinks the hole that the batch fills from below or above. `false` when it fills none.
-fn fill_hole(record: &mut LogRecord, batch: &VerifiedBatch) -> bool {
+/// Shrinks the hole that the batch ends. `false` when it ends none. `parent` is the batch's, if it is stored.
+fn fill_hole(record: &mut LogRecord, batch: &VerifiedBatch, parent: Option<Tip>) -> bool {
     let header = batch.header();
-    let on_a_tip = record.tips.iter().any(|tip| tip.hash == header.parent);
-    let from_below = |hole: &Hole| hole.from == header.first_seq && header.last_seq() < hole.to && !on_a_tip;
-    let fills = |hole: &Hole| hole.anchor == batch.hash() || from_below(hole);
-    let Some(index) = record.holes.iter().position(fills) else { return false };
-    let hole = &mut record.holes[index];
-    if hole.anchor == batch.hash() {
-        hole.to = header.first_seq - 1;
-        hole.anchor = header.parent;
-    } else {
-        hole.from = header.last_seq() + 1;
+    let Some(index) = record.holes.iter().position(|hole| hole.anchor == batch.hash()) else { return false };
+    let below = record.tips.iter().position(|tip| tip.hash == header.parent);
+    let (floor, hole) = (record.floor, &mut record.holes[index]);
+    (hole.to, hole.anchor) = (header.first_seq - 1, header.parent);
+    if hole.from > hole.to {
+        // What was taken for the lower part of the line is the end of another.
+        hole.from = floor + 1;
     }
-    // A line that grew up to the hole's end is part of the one above.
-    let joined = hole.anchor == header.parent && on_a_tip;
-    if joined || hole.from > hole.to {
+    if below.is_some() || parent.is_some() || hole.to <= floor {
         record.holes.remove(index);
-        record.tips.retain(|tip| tip.hash != header.parent);
+    }
+    if let Some(below) = below {
+        record.tips.remove(below);
     }
     true
+}
+
+/// A line grew below a hole: less is missing, as far as it is the hole's line.
+fn shrink_hole(record: &mut LogRecord, batch: &VerifiedBatch) {
+    let (header, floor) = (batch.header(), record.floor);
+    if let Some(hole) = record.holes.iter_mut().find(|hole| hole.from == header.first_seq) {
+        hole.from = if header.last_seq() < hole.to { header.last_seq() + 1 } else { floor + 1 };
+    }
 }

@@ -7,17 +7,21 @@ use crate::frame::{Frame, Head, Hello, Memory, Position};
 use crate::heads::{LogKey, LogRecord, Sum, SumKey, Tip};
 use crate::ids::{Author, BatchHash, Chain};
 use crate::interest::Interest;
-use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_TIPS};
+use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::link::{
     AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, Mark, PAGE_BYTES, PAGE_HEADS, PAGE_SUMS, Probe, QUIET_MS,
     REFUSED_GRACE_MS, count,
 };
+use crate::planted::Fault;
 use crate::sign::Signer;
 use crate::topic::Topic;
-use crate::write_set::WriteSet;
 
 /// What a peer announces live is not pulled at once: gossip is about to bring it.
 const LIVE_GRACE_MS: u64 = 250;
+/// A peer that could not fill a hole is not asked again for so long; each time twice as long.
+const HOLE_MS: u64 = 5_000;
+/// The longest time for which a peer is not asked to fill a hole.
+const MAX_HOLE_MS: u64 = 600_000;
 /// Probes of one peer that may wait for an answer.
 const MAX_PROBES: usize = 64;
 
@@ -163,8 +167,9 @@ impl<S: Signer> Replica<S> {
         (link.sum, link.events) = (Sum::default(), 0);
         for record in self.logs.values() {
             if link.shares(&self.me, &self.interest, &peer, &record.key) {
-                link.sum.add(&key, &record.key, &record.tips);
-                link.events = link.events.saturating_add(count(&record.tips));
+                let tips = link.common_tips(record);
+                link.sum.add(&key, &record.key, &tips);
+                link.events = link.events.saturating_add(count(&tips));
             }
         }
         link.touch(self.now.mono_ms);
@@ -175,8 +180,10 @@ impl<S: Signer> Replica<S> {
         let Some(link) = self.links.get(peer) else { return sums };
         let Some(key) = link.peer.as_ref().map(|known| known.key) else { return sums };
         for record in self.logs.values() {
+            // A log of which nothing is left counts for nothing, but the peer is to ask for its floor.
             if link.shares(&self.me, &self.interest, peer, &record.key) && !record.tips.is_empty() {
-                sums.entry(record.key.topic.clone()).or_default().add(&key, &record.key, &record.tips);
+                let sum = sums.entry(record.key.topic.clone()).or_default();
+                sum.add(&key, &record.key, &link.common_tips(record));
             }
         }
         sums
@@ -216,14 +223,16 @@ impl<S: Signer> Replica<S> {
 
     fn take_want(&mut self, peer: Author, topics: &[Topic], last: bool) {
         let Some(link) = self.links.get_mut(&peer) else { return };
-        // All heads for a few bytes: only whoever was sent sums has that to ask.
-        let Some(pages) = link.pages.checked_sub(1) else { return self.breach(peer, "asked for heads without sums") };
-        link.pages = pages;
+        // All heads for a few bytes: only whoever was sent sums has that to ask. Of its own logs anyone may ask.
+        let answers = link.pages > 0;
+        link.pages = link.pages.saturating_sub(1);
         for topic in topics {
-            let first = LogKey { topic: topic.clone(), author: Author([0; 32]) };
-            for (key, _) in self.logs.range(first..).take_while(|(key, _)| key.topic == *topic) {
+            let first = if answers { Author([0; 32]) } else { peer };
+            let of_topic = self.logs.range(LogKey { topic: topic.clone(), author: first }..);
+            let wanted = |key: &LogKey| key.topic == *topic && (answers || key.author == peer);
+            for (key, _) in of_topic.take_while(|(key, _)| wanted(key)) {
                 if link.shares(&self.me, &self.interest, &peer, key) {
-                    link.dirty.insert(key.clone());
+                    link.make_dirty(key.clone(), self.now.mono_ms);
                 }
             }
         }
@@ -257,7 +266,8 @@ impl<S: Signer> Replica<S> {
             && bytes < PAGE_BYTES
             && let Some(key) = link.dirty.pop_first()
         {
-            if let Some(record) = self.logs.get(&key) {
+            let early = self.latest.get(&key).filter(|_| self.planted.is(Fault::AnnounceBeforeSync));
+            if let Some(record) = early.map(|latest| &latest.record).or_else(|| self.logs.get(&key)) {
                 bytes += 64 + key.topic.as_str().len() + record.tips.len() * 48;
                 heads.push(head_of(record));
             }
@@ -276,7 +286,9 @@ impl<S: Signer> Replica<S> {
         let Some(link) = self.links.get_mut(&peer) else { return };
         let due_ms = if link.informed { self.now.mono_ms + LIVE_GRACE_MS } else { self.now.mono_ms };
         link.peer_events = events;
-        if !heads.is_empty() {
+        // Heads that are ours too may be told again; whatever else is told has to be seen by an audit.
+        let same = |head: &Head| self.logs.get(&head.log).is_some_and(|record| head_of(record).tips == head.tips);
+        if !heads.iter().all(same) {
             link.touch(self.now.mono_ms);
         }
         for head in heads {
@@ -287,9 +299,14 @@ impl<S: Signer> Replica<S> {
                 self.refuse_head(&peer);
                 continue;
             }
+            if let (Some(link), Some(record)) = (self.links.get_mut(&peer), self.logs.get(&head.log))
+                && link.shares(&self.me, &self.interest, &peer, &head.log)
+            {
+                link.note_floor(record, head.floor, self.now.mono_ms);
+            }
             self.see_topic(&head.log.topic);
             if head.log.author == self.me {
-                self.note_announced(peer, &head.log.topic, &head.tips);
+                self.note_announced(peer, &head);
             }
             self.take_head(peer, head, due_ms);
         }
@@ -300,6 +317,7 @@ impl<S: Signer> Replica<S> {
             link.informed = true;
             link.known = Some(position);
             link.known_serial = self.wants.serial();
+            link.in_sync |= self.planted.is(Fault::ClaimSyncWithoutAudit);
         }
         self.plan_pending = true;
     }
@@ -311,20 +329,20 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    fn take_head(&mut self, peer: Author, head: Head, due_ms: u64) {
+    fn take_head(&mut self, peer: Author, mut head: Head, due_ms: u64) {
+        if self.planted.is(Fault::IgnoreSecondTip) {
+            head.tips.truncate(1);
+        }
         let record = self.latest(&head.log);
         let (top, floor) = record.map_or((0, 0), |record| (record.last_seq(), record.floor));
-        // Whether a line ends where a hole was taken to go on is only known once it is told.
-        let presumed =
-            |place: &(u64, BatchHash)| record.is_some_and(|r| r.holes.iter().any(|hole| hole.from == place.0 + 1));
-        let ends: Vec<_> = head.tips.iter().filter(|place| presumed(place)).copied().collect();
         let tips = record.map(|record| record.tips.clone()).unwrap_or_default();
         let here = |place: &(u64, BatchHash)| {
             tips.iter().any(|tip| tip.hash == place.1) || (self.recent.contains(&place.1) && place.0 > floor)
         };
-        let absent: Vec<_> = head.tips.iter().filter(|place| !here(place)).copied().collect();
+        // What ends at its floor or below is gone there too.
+        let absent = head.tips.iter().filter(|place| place.0 > head.floor && !here(place));
+        let absent: Vec<_> = absent.copied().collect();
         self.want_holes(peer, &head.log, head.floor);
-        let absent: Vec<_> = if ends.is_empty() { absent } else { [absent, ends].concat() };
         if absent.iter().any(|place| place.0 <= top) {
             // Behind us, or on another line: the store can tell.
             self.effects.push(Effect::Check(Check { peer, log: head.log, floor: head.floor, places: absent, due_ms }));
@@ -343,7 +361,6 @@ impl<S: Signer> Replica<S> {
     /// The answer to [`Effect::Check`].
     pub(super) fn checked(&mut self, check: Check, known: &[Tip]) {
         let Check { peer, log, floor, places, due_ms } = check;
-        self.own_ends(&log, known);
         if self.links.contains_key(&peer) {
             let here = |place: &(u64, BatchHash)| {
                 known.iter().any(|tip| tip.hash == place.1) || self.recent.contains(&place.1)
@@ -353,30 +370,16 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    /// Batches of a log that a peer announced as tips: where they were taken for the lower part of a line with a hole,
-    /// they end a line of their own, and nothing is known of how far the other comes up to the hole.
-    fn own_ends(&mut self, log: &LogKey, known: &[Tip]) {
-        let mut record = self.latest_or_new(log);
-        for tip in known {
-            let room = record.tips.len() < MAX_TIPS;
-            if let Some(hole) = record.holes.iter_mut().find(|hole| room && hole.from == tip.seq + 1) {
-                hole.from = record.floor + 1;
-                record.tips.push(*tip);
-            }
-        }
-        record.tips.sort();
-        record.tips.dedup();
-        if self.latest(log).is_some_and(|old| *old != record) {
-            self.write(WriteSet { logs: vec![record], ..WriteSet::default() }, Vec::new(), Vec::new());
-        }
-    }
-
-    /// Holes that this peer may be able to fill are asked for, once a link.
+    /// Holes that this peer may be able to fill are asked for when it is met, when it tells the log's head again, and
+    /// when an audit finds both equal, each time after twice as long.
     fn want_holes(&mut self, peer: Author, log: &LogKey, floor: u64) {
         let record = self.latest.get(log).map(|latest| &latest.record).or(self.logs.get(log));
         let (Some(record), Some(link)) = (record, self.links.get_mut(&peer)) else { return };
         for hole in record.holes.iter().filter(|hole| floor < hole.to) {
-            if link.holes_asked.insert(hole.anchor) {
+            let (at_ms, wait_ms) = link.holes_asked.get(&hole.anchor).copied().unwrap_or_default();
+            if at_ms <= self.now.mono_ms {
+                let wait_ms = (wait_ms * 2).clamp(HOLE_MS, MAX_HOLE_MS);
+                link.holes_asked.insert(hole.anchor, (self.now.mono_ms + wait_ms, wait_ms));
                 self.wants.add_inner(log, (hole.to, hole.anchor), [peer], self.now.mono_ms);
             }
         }
@@ -392,6 +395,19 @@ impl<S: Signer> Replica<S> {
         let logs: Vec<LogKey> = shared.map(|record| record.key.clone()).collect();
         for log in logs {
             self.want_holes(peer, &log, 0);
+        }
+    }
+
+    /// Equal heads are not told, so a peer is asked what it has of own logs that nobody announced to the end.
+    pub(super) fn ask_announced(&mut self, peer: Author) {
+        let Some(link) = self.links.get(&peer) else { return };
+        let shared = |topic: &&Topic| {
+            let log = LogKey { topic: (*topic).clone(), author: self.me };
+            link.shares(&self.me, &self.interest, &peer, &log)
+        };
+        let topics: Vec<Topic> = self.own.unannounced().filter(shared).cloned().collect();
+        for topics in topics.chunks(PAGE_SUMS) {
+            self.send(peer, Frame::Want { topics: topics.to_vec(), last: false });
         }
     }
 
@@ -420,10 +436,15 @@ impl<S: Signer> Replica<S> {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.peer_events = events;
         if sum == link.sum {
+            let first = link.informed && !std::mem::replace(&mut link.announced_asked, link.informed);
             link.in_sync = link.informed;
             link.differing_since_ms = None;
             link.grace_ms = GRACE_MS;
             link.refused = false;
+            if first {
+                self.ask_announced(peer);
+            }
+            self.want_all_holes(peer);
             return;
         }
         link.in_sync = false;
@@ -448,12 +469,14 @@ impl<S: Signer> Replica<S> {
         for topic in known {
             self.see_topic(&topic);
         }
-        let peers: Vec<Author> =
-            self.links.iter().filter(|(_, link)| link.peer.is_some()).map(|(peer, _)| *peer).collect();
-        for peer in peers {
+        let peers: Vec<(Author, bool)> = self.links.iter().map(|(peer, link)| (*peer, link.peer.is_some())).collect();
+        for (peer, met) in peers {
+            // A peer whose hello is still to come has ours, with the old interest.
             let frame = Frame::Interest(self.interest.clone());
             self.send(peer, frame);
-            self.compare_anew(peer);
+            if met {
+                self.compare_anew(peer);
+            }
         }
     }
 
@@ -488,12 +511,12 @@ fn pages(sums: &[(Topic, Sum)]) -> Vec<(Vec<(Topic, Sum)>, bool)> {
         .collect()
 }
 
-/// What is told of a log. A hole at the bottom is a floor, whoever made it.
+/// What is told of a log.
 fn head_of(record: &LogRecord) -> Head {
-    let bottom = record.holes.first().filter(|hole| hole.from <= record.floor + 1);
     Head {
         log: record.key.clone(),
-        floor: bottom.map_or(record.floor, |hole| hole.to),
+        floor: record.floor,
+        holes_to: record.holes.iter().map(|hole| hole.to).max().unwrap_or(0),
         tips: record.tips.iter().map(|tip| (tip.seq, tip.hash)).collect(),
     }
 }

@@ -33,6 +33,9 @@ use crate::hlc::{Clock, Hlc};
 use crate::ids::{Author, BatchHash, Incarnation};
 use crate::interest::Interest;
 use crate::link::Link;
+#[cfg(feature = "planted-faults")]
+use crate::planted::Fault;
+use crate::planted::Planted;
 use crate::quota::Census;
 use crate::recent::Recent;
 use crate::sequencer::Sequencer;
@@ -124,6 +127,7 @@ pub struct Replica<S> {
     /// When anything that is wanted needs attention, as of the last plan.
     next_due_ms: Option<u64>,
     effects: Vec<Effect>,
+    planted: Planted,
 }
 
 impl<S: Signer> Replica<S> {
@@ -178,6 +182,16 @@ impl<S: Signer> Replica<S> {
             plan_at_ms: 0,
             next_due_ms: None,
             effects: Vec::new(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// Plants a fault, before the first input: see [`crate::planted`].
+    #[cfg(feature = "planted-faults")]
+    pub fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+        if planted.is(Fault::ReuseSequenceNumber) {
+            self.own = publish::Own::new(&self.me, std::iter::empty());
         }
     }
 
@@ -293,6 +307,7 @@ impl<S: Signer> Replica<S> {
             latest.record = record.clone();
             latest.writes += 1;
         }
+        self.plant_haste(&own);
         let admitted = set.batches.iter().map(Admitted::of).collect();
         self.writes.push_back(Write { token: self.last_token, records: set.logs.clone(), admitted, own, memories });
         self.effects.push(Effect::Append { token: self.last_token, set });
@@ -336,12 +351,11 @@ impl<S: Signer> Replica<S> {
     fn install(&mut self, record: LogRecord) {
         let key = record.key.clone();
         let old = self.logs.insert(key.clone(), record);
-        let old_tips = old.as_ref().map(|old| old.tips.clone()).unwrap_or_default();
-        let new_tips = self.logs[&key].tips.clone();
-        if old_tips != new_tips {
+        let new = &self.logs[&key];
+        if old.as_ref().map(|old| old.tips_above(0)).unwrap_or_default() != new.tips_above(0) {
             for (peer, link) in &mut self.links {
                 if link.shares(&self.me, &self.interest, peer, &key) {
-                    link.note_change(&key, &old_tips, &new_tips, self.now.mono_ms);
+                    link.note_change(old.as_ref(), new, self.now.mono_ms);
                 }
             }
         }

@@ -4,6 +4,7 @@ use super::{Effect, Replica};
 use crate::frame::Frame;
 use crate::ids::Author;
 use crate::link::Mark;
+use crate::planted::Fault;
 use crate::sign::Signer;
 
 /// How far a probe has come with one peer.
@@ -41,7 +42,8 @@ impl<S: Signer> Replica<S> {
             let settled = |(peer, progress): (&Author, &Progress)| {
                 let refused = links.get(peer).is_some_and(|link| link.refused);
                 let covered = |mark: Mark| !refused && mark.token <= written && !wants.has_since(peer, mark.serial);
-                progress.done && progress.seen.is_some_and(covered)
+                let early = progress.sent && self.planted.is(Fault::ProbeTooEarly);
+                early || progress.done && progress.seen.is_some_and(covered)
             };
             let complete = probe.iter().all(settled);
             if complete {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{Effect, OldBatch, Replica, Room};
 use crate::heads::{LogKey, LogRecord};
 use crate::ids::Arrival;
+use crate::planted::Fault;
 use crate::quota;
 use crate::sign::Signer;
 use crate::write_set::WriteSet;
@@ -121,7 +122,9 @@ impl<S: Signer> Replica<S> {
             if !self.may_prune(&old, record) {
                 continue;
             }
-            record.floor = record.floor.max(old.last_seq);
+            if !self.planted.is(Fault::PruneWithoutFloor) {
+                record.floor = record.floor.max(old.last_seq);
+            }
             record.floor_hlc = record.floor_hlc.max(old.last_hlc);
             record.holes.retain(|hole| hole.to > record.floor);
             record.events = record.events.saturating_sub(old.last_seq - old.first_seq + 1);
@@ -152,6 +155,9 @@ impl<S: Signer> Replica<S> {
                 Pass::Tips => {
                     self.pruning.tight = true;
                     self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
+                    let live = self.links.iter().filter(|(_, link)| link.is_live());
+                    let live: Vec<_> = live.map(|(peer, _)| *peer).collect();
+                    live.into_iter().for_each(|peer| self.ask_announced(peer));
                 }
             }
         }

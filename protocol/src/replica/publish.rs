@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{Effect, Refusal, Replica, Room};
 use crate::batch::{self, VerifiedBatch};
 use crate::event::EncodedEvent;
-use crate::frame::Frame;
+use crate::frame::{Frame, Head};
 use crate::heads::{LogKey, LogRecord};
 use crate::hlc::{Clock, Hlc};
 use crate::ids::{Author, BatchHash};
 use crate::limits::MAX_BATCH_EVENTS;
 use crate::link::HURRY_MS;
+use crate::planted::Fault;
 use crate::sequencer::{self, Publication};
 use crate::sign::Signer;
 use crate::topic::Topic;
@@ -50,9 +51,27 @@ struct Line {
     announced_stored: u64,
 }
 
+impl Line {
+    fn ending_before(header: &batch::Header) -> Self {
+        let link = batch::Link { seq: header.first_seq - 1, parent: header.parent };
+        Self { link, hlc: Hlc(0), recent: VecDeque::new(), announced: 0, announced_stored: 0 }
+    }
+
+    fn go_on(&mut self, batch: &VerifiedBatch) {
+        let tip = batch.tip();
+        self.link = batch::Link { seq: tip.seq, parent: tip.hash };
+        self.hlc = tip.hlc;
+        self.recent.push_back((tip.seq, tip.hash));
+        if self.recent.len() > MAX_REMEMBERED {
+            self.recent.pop_front();
+        }
+    }
+}
+
 struct AckWait {
     id: u64,
     topic: Topic,
+    first_seq: u64,
     last_seq: u64,
     needed: u32,
     peers: BTreeSet<Author>,
@@ -87,9 +106,18 @@ impl Own {
         self.waits.retain(|wait| wait.id != id);
     }
 
-    /// Whether this process adds to the line that ends with this batch.
-    pub(super) fn goes_on_from(&self, topic: &Topic, tip: &BatchHash) -> bool {
-        self.lines.get(topic).is_some_and(|line| line.link.parent == *tip)
+    /// A batch of an earlier life of this node turned up: where it goes on from the line's end, so does this process.
+    pub(super) fn follow(&mut self, batch: &VerifiedBatch) {
+        let header = batch.header();
+        let line = self.lines.entry(header.topic.clone()).or_insert_with(|| Line::ending_before(header));
+        if line.link.parent == header.parent {
+            line.go_on(batch);
+        }
+    }
+
+    /// Topics of which a peer may hold more than it has told.
+    pub(super) fn unannounced(&self) -> impl Iterator<Item = &Topic> {
+        self.lines.iter().filter(|(_, line)| line.announced < line.link.seq).map(|(topic, _)| topic)
     }
 
     pub(super) fn announced(&self, topic: &Topic) -> u64 {
@@ -189,14 +217,8 @@ impl<S: Signer> Replica<S> {
             };
             let batch = batch::seal(&self.signer, topic, self.incarnation, line.link, first, run);
             stamps.extend((0..count).map(|offset| Hlc(first.0 + offset)));
-            let tip = batch.tip();
-            line.link = batch::Link { seq: tip.seq, parent: tip.hash };
-            line.hlc = tip.hlc;
-            line.recent.push_back((tip.seq, tip.hash));
-            if line.recent.len() > MAX_REMEMBERED {
-                line.recent.pop_front();
-            }
-            self.recent.insert(tip.hash);
+            line.go_on(&batch);
+            self.recent.insert(batch.hash());
             super::admit::advance(&mut record, &batch);
             batches.push(batch);
         }
@@ -216,6 +238,23 @@ impl<S: Signer> Replica<S> {
         Some((Sealed { topic: topic.clone(), batches, placed }, record))
     }
 
+    /// For those who check the checkers: tells what is not durable yet.
+    pub(super) fn plant_haste(&mut self, own: &[Sealed]) {
+        let arrival = self.position.arrival;
+        for sealed in own {
+            if self.planted.is(Fault::AckBeforeSync) {
+                let published = |placed: &Placed| {
+                    let Placed { id, first_seq, first_hlc, .. } = *placed;
+                    Effect::Published { id, first_seq, first_hlc, arrival }
+                };
+                self.effects.extend(sealed.placed.iter().map(published));
+            }
+            if self.planted.is(Fault::GossipBeforeSync) {
+                self.effects.extend(sealed.batches.iter().cloned().map(Effect::Gossip));
+            }
+        }
+    }
+
     /// Own batches became durable: tell those who published them, and everybody else.
     pub(super) fn report_stored(&mut self, own: Vec<Sealed>) {
         let arrival = self.position.arrival;
@@ -227,7 +266,8 @@ impl<S: Signer> Replica<S> {
                 if acks > 0 {
                     hurry = true;
                     let topic = sealed.topic.clone();
-                    self.own.waits.push(AckWait { id, topic, last_seq, needed: acks, peers: BTreeSet::new() });
+                    let peers = BTreeSet::new();
+                    self.own.waits.push(AckWait { id, topic, first_seq, last_seq, needed: acks, peers });
                 }
             }
             for batch in sealed.batches {
@@ -256,16 +296,23 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    /// A peer told its tips of a log of ours.
-    pub(super) fn note_announced(&mut self, peer: Author, topic: &Topic, tips: &[(u64, BatchHash)]) {
+    /// A peer told its tips of a log of ours. It has what leads up to them, but for what it pruned and for its holes.
+    pub(super) fn note_announced(&mut self, peer: Author, head: &Head) {
+        let Head { log: LogKey { topic, .. }, floor, holes_to, tips } = head;
         let Some(line) = self.own.lines.get_mut(topic) else { return };
-        let covered = line.recent.iter().rev().find(|place| tips.contains(place)).map(|place| place.0);
+        let heard = |place: &&(u64, BatchHash)| tips.contains(place) || self.planted.is(Fault::CountAcksTooHigh);
+        let covered = line.recent.iter().rev().find(heard).map(|place| place.0);
         let Some(covered) = covered else { return };
-        line.announced = line.announced.max(covered);
+        // What a peer never had is not announced, but what it pruned it had.
+        if *holes_to <= line.announced {
+            line.announced = line.announced.max(covered);
+        }
+        let lacking = *floor.max(holes_to);
         self.pruning.retry();
         let mut complete = Vec::new();
         for wait in &mut self.own.waits {
-            if wait.topic == *topic && wait.last_seq <= covered && wait.peers.insert(peer) {
+            let has = lacking < wait.first_seq && wait.last_seq <= covered;
+            if wait.topic == *topic && has && wait.peers.insert(peer) {
                 let peers = wait.peers.len() as u32;
                 complete.push(Effect::Acked { id: wait.id, peers, complete: peers >= wait.needed });
             }

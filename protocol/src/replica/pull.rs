@@ -55,7 +55,15 @@ impl<S: Signer> Replica<S> {
         let Some(pull) = self.wants.end(id) else { return };
         self.wants.progress(&peer, self.now.mono_ms);
         self.plan_pending = true;
-        for (index, range) in (0u64..).zip(&pull.ranges).take_while(|(index, _)| *index < served) {
+        for (index, range) in (0u64..).zip(&pull.ranges) {
+            // Cut short behind its end, a range brought all that it was asked for.
+            let whole = index < served || (index == served && self.wants.reached(&range.log) >= range.upto);
+            if !whole {
+                if index == served && pull.idle {
+                    self.wants.avoid(&range.log, peer, self.now.mono_ms);
+                }
+                break;
+            }
             let gone: Vec<(u64, u64)> =
                 missing.iter().filter(|part| part.range == index).map(|part| (part.from, part.to)).collect();
             self.range_ended(peer, range, &gone);
@@ -80,7 +88,7 @@ impl<S: Signer> Replica<S> {
                     self.wants.settle(&range.log, &place);
                 }
             } else if !stepped {
-                self.wants.avoid(&range.log, peer, self.now.mono_ms);
+                self.wants.lacks(&range.log, &place, peer, self.now.mono_ms);
                 if broken {
                     self.slip(peer, "announces events that it does not have");
                 }

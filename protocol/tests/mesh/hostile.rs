@@ -19,7 +19,7 @@ fn a_head_at_the_end_of_all_numbers_does_no_harm() {
     let author = mesh.nodes[1].author();
     for topic in ["x", "y"] {
         let log = LogKey { topic: Topic::new(topic).unwrap(), author };
-        let head = Head { log, floor: 0, tips: vec![(u64::MAX, BatchHash([7; 32]))] };
+        let head = Head { log, floor: 0, holes_to: 0, tips: vec![(u64::MAX, BatchHash([7; 32]))] };
         let now = mesh.now();
         let heads = Frame::Heads { heads: vec![head], upto: None, events: u64::MAX };
         drop(mesh.nodes[0].frame(now, author, heads));

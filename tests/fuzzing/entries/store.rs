@@ -56,7 +56,8 @@ fn live_with(record: LogRecord) {
     let peer = Author([200; 32]);
     let hello = Hello { process: 1, nonce: 1, epoch: StoreEpoch(2), clock_ms: now.wall_ms, interest, memory: None };
     let tips = vec![(5, BatchHash([1; 32])), (1 << 40, BatchHash([2; 32]))];
-    let heads = Frame::Heads { heads: vec![Head { log, floor: 0, tips }], upto: Some(position), events: 9 };
+    let heads =
+        Frame::Heads { heads: vec![Head { log, floor: 0, holes_to: 0, tips }], upto: Some(position), events: 9 };
     replica.handle(now, Input::LinkUp { peer, link: 1, nonce: 2, memory: None });
     for frame in [Frame::Hello(hello), Frame::Want { topics: vec![], last: true }, heads] {
         replica.handle(now, Input::Frame { peer, link: 1, frame, chain: None });

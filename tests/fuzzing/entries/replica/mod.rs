@@ -240,7 +240,12 @@ impl Story {
             tips.sort();
             tips.dedup();
         }
-        Head { log, floor: if script.bool() { 0 } else { script.number() }, tips }
+        Head {
+            log,
+            floor: if script.bool() { 0 } else { script.number() },
+            holes_to: if script.bool() { 0 } else { script.number() },
+            tips,
+        }
     }
 
     fn range(&self, script: &mut Script<'_>) -> Range {
@@ -275,7 +280,7 @@ impl Story {
                     let (topic, mut author) = (Topic::new("a").expect("a topic"), [9; 32]);
                     author[..8].copy_from_slice(&number.to_be_bytes());
                     let tips = (1..=1 + number % MAX_TIPS as u64).map(|seq| (seq, BatchHash([5; 32]))).collect();
-                    Head { log: LogKey { topic, author: Author(author) }, floor: 0, tips }
+                    Head { log: LogKey { topic, author: Author(author) }, floor: 0, holes_to: 0, tips }
                 };
                 self.driver.frame(
                     peer,
