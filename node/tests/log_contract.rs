@@ -13,6 +13,7 @@ use roundelay::log::{LogOptions, MemoryStore, SledStore, Snapshot, Store};
 use roundelay_protocol::batch::{Link, VerifiedBatch};
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::{Arrival, BatchHash, Chain, StoreEpoch};
+use roundelay_protocol::limits::MAX_SEQ;
 use roundelay_protocol::write_set::WriteSet;
 
 const TOPICS: [&str; 3] = ["a", "b.c", "b.d"];
@@ -47,7 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (prop::collection::vec(new_batch(), 0..4), any::<bool>(), mark, prune)
             .prop_map(|(batches, record, mark, prune)| Op::Append { batches, record, mark, prune }),
-        1 => (0u8..5, any::<u64>()).prop_map(|(log, announced)| Op::Announce { log, announced }),
+        1 => (0u8..5, 0..=MAX_SEQ).prop_map(|(log, announced)| Op::Announce { log, announced }),
         4 => Just(Op::Sync),
         1 => Just(Op::Crash),
         4 => (any::<u16>(), any::<u16>(), 0usize..6, 0usize..100_000)
