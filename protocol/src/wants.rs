@@ -5,11 +5,15 @@
 //! very batch is durable here. Pulls ask for ranges: from what this node has of the log up to a wanted batch. Where what
 //! comes does not connect to what is here, the log forked further down, and the next pull starts twice as far back.
 
+mod pulls;
+mod tally;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::frame::{MAX_RANGES, Range};
-use crate::heads::{LogKey, LogRecord};
-use crate::hlc::Hlc;
+use tally::{Tally, Want};
+
+use crate::frame::Range;
+use crate::heads::LogKey;
 use crate::ids::{Author, BatchHash};
 
 /// Batches that may be wanted; what is beyond is left to the next comparison of sums.
@@ -39,69 +43,6 @@ const MAX_AVOID_MS: u64 = 60_000;
 
 /// A batch by its place: last sequence number and hash.
 pub type Place = (u64, BatchHash);
-
-#[derive(Debug)]
-struct Want {
-    peers: BTreeSet<Author>,
-    serial: u64,
-    due_ms: u64,
-    /// It is being written.
-    arriving: bool,
-    /// Peers that said that they lack it.
-    denied: BTreeSet<Author>,
-    /// Not announced as a tip but found missing, so that a new announcement does not take it back.
-    inner: bool,
-    /// A pull brought it, whatever became of it.
-    came: bool,
-    /// Since when nobody says to have it.
-    orphaned_ms: Option<u64>,
-}
-
-impl Want {
-    fn new(serial: u64, due_ms: u64, inner: bool) -> Self {
-        let (peers, denied) = (BTreeSet::new(), BTreeSet::new());
-        Self { peers, serial, due_ms, arriving: false, denied, inner, came: false, orphaned_ms: None }
-    }
-}
-
-/// How many wants there are, in all and by the peers that are to have them.
-#[derive(Debug, Default)]
-struct Tally {
-    all: usize,
-    by_peer: BTreeMap<Author, usize>,
-}
-
-impl Tally {
-    fn has_room(&self, peer: &Author) -> bool {
-        self.all < MAX_WANTS && self.by_peer.get(peer).copied().unwrap_or(0) < MAX_WANTS_OF_PEER
-    }
-
-    fn add_source(&mut self, want: &mut Want, peer: Author) {
-        want.orphaned_ms = None;
-        if want.peers.insert(peer) {
-            *self.by_peer.entry(peer).or_default() += 1;
-        }
-    }
-
-    fn remove_source(&mut self, want: &mut Want, peer: &Author) -> bool {
-        let removed = want.peers.remove(peer);
-        if removed && let Some(count) = self.by_peer.get_mut(peer) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_peer.remove(peer);
-            }
-        }
-        removed
-    }
-
-    fn forget(&mut self, mut want: Want) {
-        self.all -= 1;
-        for peer in std::mem::take(&mut want.peers) {
-            want.peers.insert(peer);
-            self.remove_source(&mut want, &peer);
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct LogWants {
@@ -363,67 +304,6 @@ impl Wants {
         }
     }
 
-    /// Ends a pull and returns it. Its logs can be pulled again.
-    pub fn end(&mut self, id: u64) -> Option<Pull> {
-        let pull = self.pulls.remove(&id)?;
-        for range in &pull.ranges {
-            if let Some(wants) = self.logs.get_mut(&range.log) {
-                wants.pull = None;
-            }
-            self.tidy(&range.log);
-        }
-        Some(pull)
-    }
-
-    /// The peer brought something: the deadlines of its pulls move, as they share the way.
-    pub fn progress(&mut self, peer: &Author, now_ms: u64) {
-        self.silent_since_ms.remove(peer);
-        for pull in self.pulls.values_mut().filter(|pull| pull.peer == *peer) {
-            (pull.deadline_ms, pull.idle) = (now_ms + PULL_DEADLINE_MS, false);
-        }
-    }
-
-    /// Whether this pull was asked of this peer.
-    #[must_use]
-    pub fn is_pulling(&self, id: u64, peer: &Author) -> bool {
-        self.pulls.get(&id).is_some_and(|pull| pull.peer == *peer)
-    }
-
-    /// A pull brought a batch.
-    pub fn brought(&mut self, log: &LogKey, place: &Place) {
-        if let Some(wants) = self.logs.get_mut(log) {
-            wants.reached = wants.reached.max(place.0);
-            if let Some(want) = wants.places.get_mut(place) {
-                want.came = true;
-            }
-        }
-    }
-
-    /// How far the pulls of the log's present range have come.
-    #[must_use]
-    pub fn reached(&self, log: &LogKey) -> u64 {
-        self.logs.get(log).map_or(0, |wants| wants.reached)
-    }
-
-    /// What a pull brought does not connect to what is here.
-    pub fn dangles(&mut self, log: &LogKey) {
-        if let Some(wants) = self.logs.get_mut(log) {
-            wants.loose = true;
-        }
-    }
-
-    /// A range was pulled to its end. If what came did not connect, the next pull starts further back, and the answer
-    /// is true.
-    pub fn step_back(&mut self, log: &LogKey) -> bool {
-        let Some(wants) = self.logs.get_mut(log) else { return false };
-        wants.reached = 0;
-        let loose = std::mem::take(&mut wants.loose);
-        if loose {
-            wants.back = (wants.back * 2).clamp(16, u64::MAX / 4);
-        }
-        loose
-    }
-
     /// The peer brought nothing of what it announced: others are asked first. When it never does, it has it no more.
     pub fn avoid(&mut self, log: &LogKey, peer: Author, now_ms: u64) {
         if let Some(wants) = self.logs.get_mut(log) {
@@ -477,85 +357,6 @@ impl Wants {
         silent
     }
 
-    /// Plans the next pulls: the logs that are furthest behind in time first, each from one peer.
-    pub fn plan(&mut self, now_ms: u64, record: impl Fn(&LogKey) -> LogRecord) -> Vec<(u64, Author, Vec<Range>)> {
-        let mut busy: BTreeMap<Author, usize> = BTreeMap::new();
-        for pull in self.pulls.values() {
-            *busy.entry(pull.peer).or_default() += 1;
-        }
-        let mut due: Vec<(Hlc, Range, Author)> = Vec::new();
-        for (log, wants) in self.logs.iter().filter(|(_, wants)| wants.pull.is_none()) {
-            let wanted = wants.places.iter().filter(|(_, want)| !want.arriving && want.due_ms <= now_ms);
-            let asked = |peer: &&Author| wants.avoided.get(*peer).is_none_or(|(until, _)| *until <= now_ms);
-            let free = |peer: &Author| busy.get(peer).copied().unwrap_or(0);
-            let found = wanted.into_iter().find_map(|(place, want)| {
-                let peer = want.peers.iter().filter(asked).min_by_key(|peer| free(peer))?;
-                (free(peer) < MAX_PULLS_PER_PEER).then_some((place, *peer))
-            });
-            if let Some((place, peer)) = found {
-                let record = record(log);
-                let start = start_of(&record, place.0, wants.back);
-                // A range that did not fit one pull goes on where the last one ended.
-                let goes_on = wants.upto == place.0 && (start + 1..place.0).contains(&wants.reached);
-                let after = if goes_on { wants.reached } else { start };
-                let at = record.tips.iter().map(|tip| tip.hlc).max().unwrap_or_default();
-                if after < place.0 {
-                    due.push((at, Range { log: log.clone(), after, upto: place.0 }, peer));
-                }
-            }
-        }
-        due.sort_by(|one, other| (one.0, &one.1.log).cmp(&(other.0, &other.1.log)));
-        self.issue(due, busy, now_ms)
-    }
-
-    fn issue(
-        &mut self,
-        due: Vec<(Hlc, Range, Author)>,
-        mut busy: BTreeMap<Author, usize>,
-        now_ms: u64,
-    ) -> Vec<(u64, Author, Vec<Range>)> {
-        let mut by_peer: BTreeMap<Author, Vec<Range>> = BTreeMap::new();
-        for (_, range, peer) in due {
-            by_peer.entry(peer).or_default().push(range);
-        }
-        let mut issued = Vec::new();
-        for (peer, ranges) in by_peer {
-            let slots = MAX_PULLS_PER_PEER - busy.get(&peer).copied().unwrap_or(0).min(MAX_PULLS_PER_PEER);
-            // Few logs are spread over the slots, so that their ranges come in parallel; many are packed.
-            let size = ranges.len().div_ceil(slots.max(1)).clamp(1, MAX_RANGES);
-            for ranges in ranges.chunks(size).take(slots) {
-                self.last_pull += 1;
-                let id = self.last_pull;
-                for range in ranges {
-                    if let Some(wants) = self.logs.get_mut(&range.log) {
-                        wants.pull = Some(id);
-                        if wants.upto != range.upto {
-                            (wants.upto, wants.reached) = (range.upto, 0);
-                        }
-                    }
-                }
-                *busy.entry(peer).or_default() += 1;
-                let deadline_ms = now_ms + PULL_DEADLINE_MS;
-                self.silent_since_ms.entry(peer).or_insert(now_ms);
-                self.pulls.insert(id, Pull { peer, ranges: ranges.to_vec(), idle: true, deadline_ms });
-                issued.push((id, peer, ranges.to_vec()));
-            }
-        }
-        issued
-    }
-
-    /// When something here needs attention next: a want becomes due or a pull runs out of time.
-    #[must_use]
-    pub fn next_due_ms(&self, now_ms: u64) -> Option<u64> {
-        let idle = self.logs.values().filter(|wants| wants.pull.is_none());
-        let due = idle.flat_map(|wants| {
-            let avoided = wants.avoided.values().map(|(until, _)| *until).filter(move |until| *until > now_ms);
-            let waiting = wants.places.values().filter(|want| !want.arriving && !want.peers.is_empty());
-            waiting.map(|want| want.due_ms).filter(move |due| *due > now_ms).chain(avoided)
-        });
-        due.chain(self.pulls.values().map(|pull| pull.deadline_ms)).min()
-    }
-
     /// How many events this peer is known to have that are not here, given each log's record.
     #[must_use]
     pub fn behind(&self, peer: &Author, last_seq: impl Fn(&LogKey) -> u64) -> u64 {
@@ -591,29 +392,9 @@ impl Wants {
         self.logs.iter().filter_map(|(log, wants)| Some((log, wants.places.keys().map(|place| place.0).max()?)))
     }
 
-    /// Pulls under way.
-    #[must_use]
-    pub fn pulls(&self) -> usize {
-        self.pulls.len()
-    }
-
     /// Whether nothing is wanted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.logs.is_empty()
     }
-}
-
-/// Where a pull that ends at `upto` starts: after what is here of the log, `back` events earlier.
-fn start_of(record: &LogRecord, upto: u64, back: u64) -> u64 {
-    let in_hole = record.holes.iter().find(|hole| (hole.from..=hole.to).contains(&upto));
-    let below = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < upto).max();
-    let start = match (in_hole, below) {
-        (Some(hole), _) => hole.from - 1,
-        (None, Some(seq)) => seq,
-        // Every tip here is further on: the log forked, not far below the wanted batch for all that is known.
-        (None, None) if record.tips.is_empty() => 0,
-        (None, None) => upto.saturating_sub(16),
-    };
-    start.saturating_sub(back).max(record.floor.min(upto.saturating_sub(1)))
 }

@@ -1,0 +1,70 @@
+//! One want, and how many there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{MAX_WANTS, MAX_WANTS_OF_PEER};
+use crate::ids::Author;
+
+/// A batch that is wanted.
+#[derive(Debug)]
+pub(super) struct Want {
+    pub(super) peers: BTreeSet<Author>,
+    pub(super) serial: u64,
+    pub(super) due_ms: u64,
+    /// It is being written.
+    pub(super) arriving: bool,
+    /// Peers that said that they lack it.
+    pub(super) denied: BTreeSet<Author>,
+    /// Not announced as a tip but found missing, so that a new announcement does not take it back.
+    pub(super) inner: bool,
+    /// A pull brought it, whatever became of it.
+    pub(super) came: bool,
+    /// Since when nobody says to have it.
+    pub(super) orphaned_ms: Option<u64>,
+}
+
+impl Want {
+    pub(super) fn new(serial: u64, due_ms: u64, inner: bool) -> Self {
+        let (peers, denied) = (BTreeSet::new(), BTreeSet::new());
+        Self { peers, serial, due_ms, arriving: false, denied, inner, came: false, orphaned_ms: None }
+    }
+}
+
+/// How many wants there are, in all and by the peers that are to have them.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) all: usize,
+    pub(super) by_peer: BTreeMap<Author, usize>,
+}
+
+impl Tally {
+    pub(super) fn has_room(&self, peer: &Author) -> bool {
+        self.all < MAX_WANTS && self.by_peer.get(peer).copied().unwrap_or(0) < MAX_WANTS_OF_PEER
+    }
+
+    pub(super) fn add_source(&mut self, want: &mut Want, peer: Author) {
+        want.orphaned_ms = None;
+        if want.peers.insert(peer) {
+            *self.by_peer.entry(peer).or_default() += 1;
+        }
+    }
+
+    pub(super) fn remove_source(&mut self, want: &mut Want, peer: &Author) -> bool {
+        let removed = want.peers.remove(peer);
+        if removed && let Some(count) = self.by_peer.get_mut(peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_peer.remove(peer);
+            }
+        }
+        removed
+    }
+
+    pub(super) fn forget(&mut self, mut want: Want) {
+        self.all -= 1;
+        for peer in std::mem::take(&mut want.peers) {
+            want.peers.insert(peer);
+            self.remove_source(&mut want, &peer);
+        }
+    }
+}
