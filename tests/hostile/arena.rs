@@ -25,6 +25,8 @@ pub(crate) struct Arena {
     probes: Vec<String>,
     /// Events of hostile authors in the topic that are to be there too.
     foreign: usize,
+    /// Stores are full.
+    pruned: bool,
     started: Instant,
 }
 
@@ -52,7 +54,16 @@ impl Arena {
         publishers.iter().for_each(|publisher| publisher.wait_for_more(20));
         let subscriber = Subscriber::start(&mesh[2], TOPIC);
         let before = mesh.all().map(|node| mesh[node].memory_bytes().0).collect();
-        Self { mesh, publishers, subscriber, before, probes: Vec::new(), foreign: 0, started: Instant::now() }
+        Self {
+            mesh,
+            publishers,
+            subscriber,
+            before,
+            probes: Vec::new(),
+            foreign: 0,
+            pruned: false,
+            started: Instant::now(),
+        }
     }
 
     /// A hostile peer that can open sync streams to each of the nodes.
@@ -97,6 +108,11 @@ impl Arena {
             note.contains(why)
         });
         away_s
+    }
+
+    /// The attack fills the stores.
+    pub(crate) fn expect_pruning(&mut self) {
+        self.pruned = true;
     }
 
     /// So many events of hostile authors are valid, and belong to the topic.
@@ -147,7 +163,16 @@ impl Arena {
             );
         }
         drop(self.subscriber.wait_for(ids.len() + self.foreign));
-        self.mesh.converge(nodes.clone());
+        if self.pruned {
+            // Each node prunes when it is full, so they hold the same heads and not the same events.
+            let digests =
+                |node: usize| self.mesh[node].topics().into_values().map(|topic| topic.digest).collect::<Vec<_>>();
+            eventually("the honest nodes hold the same heads", || {
+                nodes.clone().all(|node| digests(node) == digests(0))
+            });
+        } else {
+            self.mesh.converge(nodes.clone());
+        }
         let peaks: Vec<u64> = nodes.map(|node| self.mesh[node].memory_bytes().1).collect();
         let mib = |bytes: &u64| bytes / (1 << 20);
         let before = self.before.iter().map(mib).max().unwrap_or(0);
