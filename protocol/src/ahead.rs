@@ -2,7 +2,7 @@
 //! filled they need not be fetched again. Whatever does not fit is dropped; its head is known from its peers and it is
 //! pulled later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batch::VerifiedBatch;
 use crate::heads::LogKey;
@@ -15,7 +15,16 @@ pub const MAX_AHEAD_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct Ahead {
     bytes: usize,
-    logs: BTreeMap<LogKey, BTreeMap<(u64, BatchHash), VerifiedBatch>>,
+    logs: BTreeMap<LogKey, Log>,
+    /// The logs by the room that they take, so that the one to lose something is found without a look at each.
+    sizes: BTreeSet<(usize, LogKey)>,
+}
+
+/// What waits of one log.
+#[derive(Debug, Default)]
+struct Log {
+    bytes: usize,
+    batches: BTreeMap<(u64, BatchHash), VerifiedBatch>,
 }
 
 fn key_of(batch: &VerifiedBatch) -> LogKey {
@@ -28,41 +37,56 @@ impl Ahead {
     pub fn insert(&mut self, batch: VerifiedBatch) -> bool {
         let key = key_of(&batch);
         let (place, size) = ((batch.header().first_seq, batch.hash()), batch.bytes().len());
-        let log = self.logs.entry(key.clone()).or_default();
-        if log.contains_key(&place) {
+        if self.contains(&key, &place) {
             return true;
         }
-        log.insert(place, batch);
-        self.bytes += size;
+        self.change(&key, |log| {
+            log.bytes += size;
+            log.batches.insert(place, batch);
+        });
         while self.bytes > MAX_AHEAD_BYTES {
             self.make_room();
         }
-        self.logs.get(&key).is_some_and(|log| log.contains_key(&place))
+        self.contains(&key, &place)
+    }
+
+    fn contains(&self, key: &LogKey, place: &(u64, BatchHash)) -> bool {
+        self.logs.get(key).is_some_and(|log| log.batches.contains_key(place))
+    }
+
+    /// Changes what waits of a log, and accounts for it.
+    fn change<T>(&mut self, key: &LogKey, change: impl FnOnce(&mut Log) -> T) -> T {
+        let log = self.logs.entry(key.clone()).or_default();
+        let before = log.bytes;
+        let changed = change(log);
+        let after = log.bytes;
+        if log.batches.is_empty() {
+            self.logs.remove(key);
+        }
+        self.bytes = self.bytes - before + after;
+        self.sizes.remove(&(before, key.clone()));
+        if after > 0 {
+            self.sizes.insert((after, key.clone()));
+        }
+        changed
     }
 
     /// The log that takes the most room loses what lies furthest ahead.
     fn make_room(&mut self) {
-        let bytes = |log: &BTreeMap<_, VerifiedBatch>| log.values().map(|batch| batch.bytes().len()).sum::<usize>();
-        let Some((key, log)) = self.logs.iter_mut().max_by_key(|(_, log)| bytes(log)) else { return };
-        if let Some((_, last)) = log.pop_last() {
-            self.bytes -= last.bytes().len();
-        }
-        let key = key.clone();
-        self.drop_if_empty(&key);
-    }
-
-    fn drop_if_empty(&mut self, key: &LogKey) {
-        if self.logs.get(key).is_some_and(BTreeMap::is_empty) {
-            self.logs.remove(key);
-        }
+        let Some((_, key)) = self.sizes.last().cloned() else { return };
+        self.change(&key, |log| {
+            if let Some((_, last)) = log.batches.pop_last() {
+                log.bytes -= last.bytes().len();
+            }
+        });
     }
 
     fn take(&mut self, key: &LogKey, places: Vec<(u64, BatchHash)>) -> Vec<VerifiedBatch> {
-        let Some(log) = self.logs.get_mut(key) else { return Vec::new() };
-        let taken: Vec<_> = places.iter().filter_map(|place| log.remove(place)).collect();
-        self.bytes -= taken.iter().map(|batch| batch.bytes().len()).sum::<usize>();
-        self.drop_if_empty(key);
-        taken
+        self.change(key, |log| {
+            let taken: Vec<_> = places.iter().filter_map(|place| log.batches.remove(place)).collect();
+            log.bytes -= taken.iter().map(|batch| batch.bytes().len()).sum::<usize>();
+            taken
+        })
     }
 
     /// Takes out the batches that follow the one of this hash, which ends at `seq`.
@@ -70,13 +94,13 @@ impl Ahead {
         let Some(log) = self.logs.get(key) else { return Vec::new() };
         let first = (seq + 1, BatchHash::NONE)..=(seq + 1, BatchHash([0xff; 32]));
         let places =
-            log.range(first).filter(|(_, batch)| batch.header().parent == *parent).map(|(at, _)| *at).collect();
+            log.batches.range(first).filter(|(_, batch)| batch.header().parent == *parent).map(|(at, _)| *at).collect();
         self.take(key, places)
     }
 
     /// Takes out the batch of this hash.
     pub fn take_hash(&mut self, key: &LogKey, hash: &BatchHash) -> Option<VerifiedBatch> {
-        let place = *self.logs.get(key)?.keys().find(|(_, found)| found == hash)?;
+        let place = *self.logs.get(key)?.batches.keys().find(|(_, found)| found == hash)?;
         self.take(key, vec![place]).pop()
     }
 
@@ -84,7 +108,7 @@ impl Ahead {
     #[must_use]
     pub fn contains_parent(&self, key: &LogKey, place: &(u64, BatchHash)) -> bool {
         self.logs.get(key).is_some_and(|log| {
-            let below = log.range(..=(place.0, BatchHash([0xff; 32]))).rev();
+            let below = log.batches.range(..=(place.0, BatchHash([0xff; 32]))).rev();
             below.take(16).any(|((_, hash), _)| *hash == place.1)
         })
     }
@@ -92,13 +116,13 @@ impl Ahead {
     /// The lowest waiting batch of a log.
     #[must_use]
     pub fn lowest(&self, key: &LogKey) -> Option<&VerifiedBatch> {
-        self.logs.get(key)?.values().next()
+        self.logs.get(key)?.batches.values().next()
     }
 
     /// Drops all that waits of a log.
     pub fn forget(&mut self, key: &LogKey) {
-        if let Some(log) = self.logs.remove(key) {
-            self.bytes -= log.values().map(|batch| batch.bytes().len()).sum::<usize>();
+        if self.logs.contains_key(key) {
+            self.change(key, |log| *log = Log::default());
         }
     }
 
@@ -106,5 +130,80 @@ impl Ahead {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{self, Link};
+    use crate::event::Event;
+    use crate::hlc::Hlc;
+    use crate::ids::{Author, Incarnation};
+    use crate::sign::{Signature, Signer};
+    use crate::topic::Topic;
+
+    struct Unchecked(u8);
+
+    impl Signer for Unchecked {
+        fn author(&self) -> Author {
+            Author([self.0; 32])
+        }
+
+        fn sign(&self, _: &[u8]) -> Signature {
+            Signature([0; 64])
+        }
+    }
+
+    fn batch(author: u8, seq: u64, bytes: usize) -> VerifiedBatch {
+        let event = Event { kind: "t".into(), id: "i".into(), source: "s".into(), ..Event::default() };
+        let event = Event { data: vec![0; bytes].into(), ..event };
+        let link = Link { seq, parent: BatchHash([author; 32]) };
+        let topic = Topic::new("a").unwrap();
+        batch::seal(&Unchecked(author), &topic, Incarnation(1), link, Hlc(1 << 40), &[event.encode().unwrap()])
+    }
+
+    /// Everything that waits, counted anew.
+    fn counted(ahead: &Ahead) -> (usize, BTreeSet<(usize, LogKey)>) {
+        let of_log = |(key, log): (&LogKey, &Log)| {
+            let bytes = log.batches.values().map(|batch| batch.bytes().len()).sum::<usize>();
+            (bytes, key.clone())
+        };
+        let sizes: BTreeSet<_> = ahead.logs.iter().map(of_log).collect();
+        (sizes.iter().map(|(bytes, _)| bytes).sum(), sizes)
+    }
+
+    fn assert_accounts(ahead: &Ahead) {
+        assert_eq!((ahead.bytes, ahead.sizes.clone()), counted(ahead));
+        assert!(ahead.bytes <= MAX_AHEAD_BYTES);
+        assert!(ahead.logs.values().all(|log| log.bytes > 0), "a log of which nothing waits is not kept");
+    }
+
+    #[test]
+    fn the_largest_log_loses_what_lies_furthest_ahead_and_every_byte_is_accounted_for() {
+        let mut ahead = Ahead::default();
+        let small = batch(1, 7, 100);
+        let key = key_of(&small);
+        assert!(ahead.insert(small.clone()) && ahead.insert(small.clone()));
+        let size = 60_000;
+        let fits = (MAX_AHEAD_BYTES / size) as u64;
+        for seq in 0..fits + 10 {
+            assert_eq!(ahead.insert(batch(2, 3 * seq, size)), seq + 1 < fits, "{seq}");
+            assert_accounts(&ahead);
+        }
+        assert!(ahead.insert(batch(2, 1, size)), "what lies nearer takes the place of what lies further");
+        assert!(ahead.insert(batch(3, 900, size)), "and so does what comes of a smaller log");
+        assert_accounts(&ahead);
+        assert_eq!(ahead.lowest(&key).map(VerifiedBatch::hash), Some(small.hash()));
+
+        assert_eq!(ahead.take_hash(&key, &small.hash()).map(|batch| batch.hash()), Some(small.hash()));
+        assert_accounts(&ahead);
+        let large = LogKey { author: Author([2; 32]), ..key };
+        assert_eq!(ahead.take_children(&large, 3, &BatchHash([2; 32])).len(), 1);
+        assert_accounts(&ahead);
+        ahead.forget(&large);
+        ahead.forget(&large);
+        assert_accounts(&ahead);
+        assert_eq!(ahead.logs.len(), 1);
     }
 }
