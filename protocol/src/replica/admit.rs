@@ -366,13 +366,16 @@ fn fill_hole(record: &mut LogRecord, batch: &VerifiedBatch, parent: Option<Tip>)
     if let Some(below) = below {
         record.tips.remove(below);
     }
+    record.holes.sort();
     true
 }
 
-/// A line grew below a hole: less is missing, as far as it is the hole's line.
+/// A line grew below a hole, or something within it turned up: less is missing, as far as that is the hole's line.
 fn shrink_hole(record: &mut LogRecord, batch: &VerifiedBatch) {
     let (header, floor) = (batch.header(), record.floor);
-    if let Some(hole) = record.holes.iter_mut().find(|hole| hole.from == header.first_seq) {
+    let within = |hole: &&mut Hole| (hole.from..=hole.to).contains(&header.first_seq);
+    if let Some(hole) = record.holes.iter_mut().find(within) {
         hole.from = if header.last_seq() < hole.to { header.last_seq() + 1 } else { floor + 1 };
     }
+    record.holes.sort();
 }

@@ -1,6 +1,6 @@
 //! Links: meeting, telling heads, taking heads, and making sure that both sides agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Check, Effect, Replica};
 use crate::frame::{Frame, Head, Hello, Memory, Position};
@@ -226,7 +226,7 @@ impl<S: Signer> Replica<S> {
         // All heads for a few bytes: only whoever was sent sums has that to ask. Of its own logs anyone may ask.
         let answers = link.pages > 0;
         link.pages = link.pages.saturating_sub(1);
-        for topic in topics {
+        for topic in topics.iter().collect::<BTreeSet<_>>() {
             let first = if answers { Author([0; 32]) } else { peer };
             let of_topic = self.logs.range(LogKey { topic: topic.clone(), author: first }..);
             let wanted = |key: &LogKey| key.topic == *topic && (answers || key.author == peer);
