@@ -1,5 +1,5 @@
 //! Faults that can be planted in a replica, so that those who check it can be checked. They exist only in builds with
-//! the feature `planted-faults`, which nothing but the workspace's own tests turns on; elsewhere [`Planted::is`] is
+//! the feature `planted-faults`, which nothing but the workspace's own tests turns on; elsewhere `Planted::is` is
 //! `false` for the compiler too.
 
 /// A fault that can be planted.
