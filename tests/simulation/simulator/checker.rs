@@ -347,6 +347,13 @@ impl World<'_> {
                 self.checker.excused.insert(batch.hash());
             }
         }
+        // What it had pruned, and nobody else has any more, is gone by its cap.
+        let floor = |log: &LogKey| old.record(log).ok().flatten().map_or(0, |record| record.floor);
+        let gone = self.checker.acked.iter().filter(|(hash, (log, seq))| {
+            *seq <= floor(log) && !self.machines.iter().any(|machine| machine.has(log, *seq, hash))
+        });
+        let gone: Vec<BatchHash> = gone.map(|(hash, _)| *hash).collect();
+        self.checker.excused.extend(gone);
     }
 
     pub(super) fn note_twin(&mut self, author: Author) {
