@@ -13,9 +13,10 @@ use roundelay_protocol::ids::{Arrival, Author, Incarnation};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
 use roundelay_protocol::quota::LogLimits;
-use roundelay_protocol::replica::{Config, MissingReason, Now, Replica};
+use roundelay_protocol::replica::{Config, MissingReason, Now, Place, Places, Replica};
 use roundelay_protocol::sign::{Ed25519Signer, Signer};
 use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
+use roundelay_protocol::write_set::Mark;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Parts, Peers, Publish, TOPICS_MARK};
@@ -119,6 +120,34 @@ pub struct Receipt {
     /// The arrival number with it.
     pub arrival: Arrival,
     /// Peers that announced to hold it, when the call returned.
+    pub peers: u32,
+    /// Links that were up.
+    pub links: u32,
+}
+
+/// What is written all or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Transaction {
+    /// Events by topic: several parts may name one. The transaction keeps its place among publications to its first
+    /// topic; it may overtake others.
+    pub parts: Vec<(Topic, Vec<EncodedEvent>)>,
+    /// Marks of the store that are set or removed with them: see ARCHITECTURE.md for their names. A value has at most
+    /// 16 KiB.
+    pub marks: Vec<Mark>,
+    /// How many peers must hold the events.
+    pub acks: u32,
+    /// How long to wait for them once all is durable here; for ever if not given.
+    pub wait: Option<Duration>,
+}
+
+/// What became of a [`Transaction`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Where its parts went, in their order.
+    pub places: Places,
+    /// The arrival number with it.
+    pub arrival: Arrival,
+    /// Peers that announced to hold all of it, when the call returned.
     pub peers: u32,
     /// Links that were up.
     pub links: u32,
@@ -294,13 +323,29 @@ impl Node {
         if topic.is_system() {
             return Err(CallError::SystemTopic(topic));
         }
-        if events.is_empty() {
+        let transaction = Transaction { parts: vec![(topic, events)], marks: Vec::new(), acks, wait };
+        let Committed { places, arrival, peers, links } = self.transact(transaction).await?;
+        match places.first() {
+            Some(Place { first_seq, first_hlc }) => {
+                Ok(Receipt { first_seq: *first_seq, first_hlc: *first_hlc, arrival, peers, links })
+            }
+            None => Err(CallError::NoEvents),
+        }
+    }
+
+    /// Writes events of several topics and marks in one write set, and returns when it is durable. Also takes system
+    /// topics.
+    ///
+    /// # Errors
+    /// When nothing was stored, or the node stopped.
+    pub(crate) async fn transact(&self, transaction: Transaction) -> Result<Committed, CallError> {
+        let empty = |(_, events): &(Topic, Vec<EncodedEvent>)| events.is_empty();
+        if transaction.parts.iter().any(empty) || (transaction.parts.is_empty() && transaction.marks.is_empty()) {
             return Err(CallError::NoEvents);
         }
-        let (reply, receipt) = oneshot::channel();
-        let publish = Publish { topic, events, acks, wait, reply };
-        self.0.publishes.send(publish).await.map_err(|_| self.gone())?;
-        receipt.await.unwrap_or_else(|_| Err(self.gone()))
+        let (reply, committed) = oneshot::channel();
+        self.0.publishes.send(Publish { transaction, reply }).await.map_err(|_| self.gone())?;
+        committed.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     fn gone(&self) -> CallError {

@@ -3,22 +3,36 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use smallvec::SmallVec;
+
 use crate::event::EncodedEvent;
 use crate::limits::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use crate::topic::Topic;
+use crate::write_set::Mark;
 
 /// Bytes of events that may wait to be sealed; the driver takes no more publications beyond.
 pub const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of events in one write.
 pub const MAX_WRITE_BYTES: usize = 1024 * 1024;
 
-/// Events that are published together: all of them are stored, or none.
+/// What goes to one topic of a publication.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Where to.
+    pub topic: Topic,
+    /// At least one.
+    pub events: Vec<EncodedEvent>,
+}
+
+/// What is published together: all of it is stored, or nothing.
 #[derive(Debug)]
 pub struct Publication {
     /// The caller's name for it.
     pub id: u64,
-    /// At least one event.
-    pub events: Vec<EncodedEvent>,
+    /// Events by topic; none when only marks are to be written.
+    pub parts: SmallVec<[Part; 1]>,
+    /// Marks that become durable with the events.
+    pub marks: Vec<Mark>,
     /// How many peers must hold it before it is reported as acknowledged.
     pub acks: u32,
     /// When it came in, in milliseconds of the monotonic clock.
@@ -27,45 +41,59 @@ pub struct Publication {
 
 impl Publication {
     fn bytes(&self) -> usize {
-        self.events.iter().map(EncodedEvent::item_bytes).sum()
+        let events = self.parts.iter().flat_map(|part| &part.events).map(EncodedEvent::item_bytes);
+        let marks = self.marks.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len));
+        events.sum::<usize>() + marks.sum::<usize>()
+    }
+
+    /// Publications wait with others of their first topic. Those without events have a queue of their own.
+    fn queue(&self) -> Option<Topic> {
+        self.parts.first().map(|part| part.topic.clone())
     }
 }
 
-/// The waiting publications, by topic.
+/// The waiting publications, by their first topic.
 #[derive(Debug, Default)]
 pub struct Sequencer {
-    queues: BTreeMap<Topic, VecDeque<Publication>>,
+    queues: BTreeMap<Option<Topic>, VecDeque<Publication>>,
     bytes: usize,
 }
 
 impl Sequencer {
-    /// Puts a publication at the end of its topic's queue.
-    pub fn push(&mut self, topic: Topic, publication: Publication) {
+    /// Puts a publication at the end of its queue.
+    pub fn push(&mut self, publication: Publication) {
         self.bytes += publication.bytes();
-        self.queues.entry(topic).or_default().push_back(publication);
+        self.queues.entry(publication.queue()).or_default().push_back(publication);
     }
 
-    /// Takes the publications for one write: from every topic in turn, whole, up to [`MAX_WRITE_BYTES`] or one.
-    pub fn take(&mut self) -> Vec<(Topic, Vec<Publication>)> {
-        let mut taken: BTreeMap<Topic, Vec<Publication>> = BTreeMap::new();
+    /// Takes the publications for one write: from every queue in turn, whole, up to [`MAX_WRITE_BYTES`] or one.
+    pub fn take(&mut self) -> Vec<Publication> {
+        let mut taken = Vec::new();
         let mut bytes = 0;
         while bytes < MAX_WRITE_BYTES && !self.queues.is_empty() {
-            for (topic, queue) in &mut self.queues {
+            for queue in self.queues.values_mut() {
                 let share = bytes + MAX_BATCH_BYTES;
                 while bytes < share.min(MAX_WRITE_BYTES)
                     && let Some(publication) = queue.pop_front()
                 {
                     bytes += publication.bytes();
-                    taken.entry(topic.clone()).or_default().push(publication);
+                    taken.push(publication);
                 }
             }
             self.queues.retain(|_, queue| !queue.is_empty());
         }
         self.bytes -= bytes;
-        taken.into_iter().collect()
+        taken
     }
 
-    /// Empties the queue.
+    /// Takes those that bring no events.
+    pub fn take_without_events(&mut self) -> Vec<Publication> {
+        let taken: Vec<Publication> = self.queues.remove(&None).unwrap_or_default().into();
+        self.bytes -= taken.iter().map(Publication::bytes).sum::<usize>();
+        taken
+    }
+
+    /// Empties the queues.
     pub fn drain(&mut self) -> Vec<Publication> {
         self.bytes = 0;
         std::mem::take(&mut self.queues).into_values().flatten().collect()

@@ -4,6 +4,9 @@ use crate::batch::VerifiedBatch;
 use crate::heads::LogRecord;
 use crate::ids::Arrival;
 
+/// A small value by name; `None` removes it.
+pub type Mark = (Vec<u8>, Option<Vec<u8>>);
+
 /// Any number of changes that a store makes together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct WriteSet {
@@ -14,8 +17,8 @@ pub struct WriteSet {
     pub logs: Vec<LogRecord>,
     /// Batches to remove. Their arrival numbers stay used, and stay part of the chain.
     pub pruned: Vec<Arrival>,
-    /// Small values by name: cursors, timers, what is remembered of a peer. `None` removes.
-    pub marks: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Small values by name: cursors, timers, what is remembered of a peer.
+    pub marks: Vec<Mark>,
 }
 
 impl WriteSet {

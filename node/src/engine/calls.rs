@@ -1,9 +1,6 @@
 //! What the node's handle asks of the engine.
 
-use std::time::Duration;
-
 use libp2p::multiaddr::Protocol;
-use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::interest::Interest;
@@ -14,18 +11,14 @@ use tokio::sync::oneshot;
 use super::Engine;
 use super::peers::{BLOCK_MARK, JOIN_MARK, TOPICS_MARK};
 use crate::mesh::{MeshCommand, Multiaddr, PeerId};
-use crate::node::{CallError, Receipt};
+use crate::node::{CallError, Committed, Transaction};
 use crate::peer_id::author_of;
 use crate::record::Directory;
 
-/// Events to be published.
+/// A transaction, and who waits for it.
 pub(crate) struct Publish {
-    pub(crate) topic: Topic,
-    pub(crate) events: Vec<EncodedEvent>,
-    pub(crate) acks: u32,
-    /// How long to wait for acknowledgements; for ever if not given.
-    pub(crate) wait: Option<Duration>,
-    pub(crate) reply: oneshot::Sender<Result<Receipt, CallError>>,
+    pub(crate) transaction: Transaction,
+    pub(crate) reply: oneshot::Sender<Result<Committed, CallError>>,
 }
 
 /// A question or an order.

@@ -17,7 +17,7 @@ use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::{Author, BatchHash, StoreEpoch};
 use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, OldBatch, Replica, Source};
-use roundelay_protocol::sequencer::MAX_QUEUED_BYTES;
+use roundelay_protocol::sequencer::{MAX_QUEUED_BYTES, Part};
 use roundelay_protocol::sign::Ed25519Signer;
 use roundelay_protocol::topic::{MESH_TOPIC, Topic};
 use roundelay_protocol::write_set::WriteSet;
@@ -32,7 +32,7 @@ use waiting::Waiting;
 
 use crate::log::{Log, LogError, LogEvent, LogReader};
 use crate::mesh::{LinkSender, Mesh, MeshCommand, MeshEvent};
-use crate::node::{CallError, Receipt};
+use crate::node::{CallError, Committed, Transaction};
 use crate::peer_id::peer_id_of;
 
 /// Publications that are taken from their queue at once.
@@ -239,9 +239,10 @@ impl Engine {
         for publish in run.drain(..) {
             self.last_id += 1;
             let id = self.last_id;
-            let Publish { topic, events, acks, wait, reply } = publish;
+            let Publish { transaction: Transaction { parts, marks, acks, wait }, reply } = publish;
             self.waiting.insert(id, Waiting { acks, reply, stored: None, until: None, wait });
-            inputs.push(Input::Publish { id, topic, events, acks });
+            let part = |(topic, events)| Part { topic, events };
+            inputs.push(Input::Publish { id, parts: parts.into_iter().map(part).collect(), marks, acks });
         }
         self.feed_all(inputs).await;
     }
@@ -371,8 +372,8 @@ impl Engine {
                 }
                 Err(error) => self.fail(&error),
             },
-            Effect::Published { id, first_seq, first_hlc, arrival } => {
-                self.published(id, Receipt { first_seq, first_hlc, arrival, peers: 0, links: self.links.len() as u32 });
+            Effect::Published { id, places, arrival } => {
+                self.published(id, Committed { places, arrival, peers: 0, links: self.links.len() as u32 });
             }
             Effect::Acked { id, peers, complete } => self.acked(id, peers, complete),
             Effect::Refused { id, refusal } => {
@@ -476,10 +477,10 @@ impl Engine {
                 let position = Position { epoch: self.epoch, arrival: last_arrival, chain };
                 let now = Now { mono_ms: u64::MAX / 2, wall_ms: 0 };
                 for effect in replica.handle(now, Input::Stored { token, position, batch_bytes }) {
-                    let Effect::Published { id, first_seq, first_hlc, arrival } = effect else { continue };
+                    let Effect::Published { id, places, arrival } = effect else { continue };
                     if let Some(waiting) = waiting.remove(&id) {
-                        let receipt = Receipt { first_seq, first_hlc, arrival, peers: 0, links: 0 };
-                        let _ = waiting.reply.send(Ok(receipt));
+                        let committed = Committed { places, arrival, peers: 0, links: 0 };
+                        let _ = waiting.reply.send(Ok(committed));
                     }
                 }
             }

@@ -316,7 +316,7 @@ impl Engine {
                 self.peers.published = Some(record);
                 self.last_id += 1;
                 let id = self.last_id;
-                self.feed(Input::Publish { id, topic: Topic::mesh(), events: vec![event], acks: 0 }).await;
+                self.feed(Input::publish(id, Topic::mesh(), vec![event], 0)).await;
             }
             Err(error) => tracing::error!(%error, "this node's record cannot be published"),
         }

@@ -6,26 +6,26 @@ use roundelay_protocol::replica::Input;
 use tokio::sync::oneshot;
 
 use super::Engine;
-use crate::node::{CallError, Receipt};
+use crate::node::{CallError, Committed};
 
 /// What waits for the outcome of a publication.
 pub(super) struct Waiting {
     pub(super) acks: u32,
-    pub(super) reply: oneshot::Sender<Result<Receipt, CallError>>,
-    pub(super) stored: Option<Receipt>,
+    pub(super) reply: oneshot::Sender<Result<Committed, CallError>>,
+    pub(super) stored: Option<Committed>,
     /// When to answer although acknowledgements are missing.
     pub(super) until: Option<Instant>,
     pub(super) wait: Option<Duration>,
 }
 
 impl Engine {
-    pub(super) fn published(&mut self, id: u64, receipt: Receipt) {
+    pub(super) fn published(&mut self, id: u64, committed: Committed) {
         let Some(mut waiting) = self.waiting.remove(&id) else { return };
         if waiting.acks == 0 {
-            let _ = waiting.reply.send(Ok(receipt));
+            let _ = waiting.reply.send(Ok(committed));
             return;
         }
-        waiting.stored = Some(receipt);
+        waiting.stored = Some(committed);
         waiting.until = waiting.wait.map(|wait| Instant::now() + wait);
         if let Some(until) = waiting.until {
             self.deadlines.insert((until, id));
@@ -34,13 +34,13 @@ impl Engine {
     }
 
     pub(super) fn acked(&mut self, id: u64, peers: u32, complete: bool) {
-        let Some(receipt) = self.waiting.get_mut(&id).and_then(|waiting| waiting.stored.as_mut()) else { return };
-        receipt.peers = peers;
-        if complete && let Some(Waiting { reply, stored: Some(receipt), until, .. }) = self.waiting.remove(&id) {
+        let Some(committed) = self.waiting.get_mut(&id).and_then(|waiting| waiting.stored.as_mut()) else { return };
+        committed.peers = peers;
+        if complete && let Some(Waiting { reply, stored: Some(committed), until, .. }) = self.waiting.remove(&id) {
             if let Some(until) = until {
                 self.deadlines.remove(&(until, id));
             }
-            let _ = reply.send(Ok(receipt));
+            let _ = reply.send(Ok(committed));
         }
     }
 
@@ -51,8 +51,8 @@ impl Engine {
             && at <= now
         {
             self.deadlines.remove(&(at, id));
-            if let Some(Waiting { reply, stored: Some(receipt), .. }) = self.waiting.remove(&id) {
-                let _ = reply.send(Ok(receipt));
+            if let Some(Waiting { reply, stored: Some(committed), .. }) = self.waiting.remove(&id) {
+                let _ = reply.send(Ok(committed));
             }
             self.feed(Input::Cancel { id }).await;
         }

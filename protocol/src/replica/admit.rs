@@ -159,7 +159,11 @@ impl<S: Signer> Replica<S> {
             let mut record = self.latest_or_new(log);
             record.holes.retain(|hole| hole.anchor != *hash);
             record.tips.retain(|tip| tip.hash != *hash);
-            self.write(WriteSet { logs: vec![record], ..WriteSet::default() }, Vec::new(), Vec::new());
+            self.write(
+                WriteSet { logs: vec![record], ..WriteSet::default() },
+                super::publish::OwnWrite::default(),
+                Vec::new(),
+            );
         }
     }
 
@@ -239,7 +243,7 @@ impl<S: Signer> Replica<S> {
             self.effects.push(Effect::Notice(Notice::Forked { log: log.clone(), tips: record.lines() }));
         }
         set.logs.push(record);
-        self.write(set, Vec::new(), Vec::new());
+        self.write(set, super::publish::OwnWrite::default(), Vec::new());
         self.plan_pending = true;
         // What waited for a hole's upper end to come down to it.
         below.into_iter().for_each(|batch| self.take_batch(batch, Source::Import));

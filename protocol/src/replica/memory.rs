@@ -45,7 +45,7 @@ impl<S: Signer> Replica<S> {
             }
         }
         if !set.is_empty() {
-            self.write(set, Vec::new(), memories);
+            self.write(set, super::publish::OwnWrite::default(), memories);
         }
     }
 }

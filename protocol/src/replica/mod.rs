@@ -24,6 +24,7 @@ pub use types::*;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use self::publish::OwnWrite;
 use crate::ahead::Ahead;
 use crate::batch::VerifiedBatch;
 use crate::conduct::Conduct;
@@ -58,7 +59,7 @@ struct Write {
     token: u64,
     records: Vec<LogRecord>,
     admitted: Vec<Admitted>,
-    own: Vec<publish::Sealed>,
+    own: OwnWrite,
     memories: Vec<(Author, Memory)>,
 }
 
@@ -212,7 +213,7 @@ impl<S: Signer> Replica<S> {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Publish { id, topic, events, acks } => self.publish(id, topic, events, acks),
+            Input::Publish { id, parts, marks, acks } => self.publish(id, parts, marks, acks),
             Input::Cancel { id } => {
                 self.own.cancel(id);
                 self.probes.remove(&id);
@@ -240,7 +241,9 @@ impl<S: Signer> Replica<S> {
             Input::Pardon { peer } => self.conduct.pardon(&peer),
             Input::SetInterest(interest) => self.set_interest(interest),
             Input::Probe { id } => self.probe(id),
-            Input::SetMarks(marks) => self.write(WriteSet { marks, ..WriteSet::default() }, Vec::new(), Vec::new()),
+            Input::SetMarks(marks) => {
+                self.write(WriteSet { marks, ..WriteSet::default() }, OwnWrite::default(), Vec::new())
+            }
             Input::Room(room) => {
                 self.room = room;
                 self.plan_pending = true;
@@ -293,7 +296,7 @@ impl<S: Signer> Replica<S> {
     }
 
     /// Puts a write on its way. `records` are the logs as they are after it.
-    fn write(&mut self, mut set: WriteSet, own: Vec<publish::Sealed>, memories: Vec<(Author, Memory)>) {
+    fn write(&mut self, mut set: WriteSet, own: OwnWrite, memories: Vec<(Author, Memory)>) {
         self.last_token += 1;
         for record in &mut set.logs {
             if record.key.author == self.me {

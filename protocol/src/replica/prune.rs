@@ -137,7 +137,7 @@ impl<S: Signer> Replica<S> {
             let touched = records.into_values().filter(|record| self.latest(&record.key) != Some(record));
             set.logs = touched.collect();
             self.batch_bytes = remaining;
-            self.write(set, Vec::new(), Vec::new());
+            self.write(set, super::publish::OwnWrite::default(), Vec::new());
             self.pruning.token = self.last_token;
         }
         if set_is_empty {

@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Effect, Refusal, Replica, Room};
+use smallvec::SmallVec;
+
+use super::{Effect, Place, Refusal, Replica, Room};
 use crate::batch::{self, VerifiedBatch};
 use crate::event::EncodedEvent;
 use crate::frame::{Frame, Head};
 use crate::heads::{LogKey, LogRecord};
 use crate::hlc::{Clock, Hlc};
-use crate::ids::{Author, BatchHash};
-use crate::limits::MAX_BATCH_EVENTS;
+use crate::ids::{Arrival, Author, BatchHash};
 use crate::link::HURRY_MS;
 use crate::planted::Fault;
-use crate::sequencer::{self, Publication};
+use crate::sequencer::{self, Part, Publication};
 use crate::sign::Signer;
 use crate::topic::Topic;
-use crate::write_set::WriteSet;
+use crate::write_set::{Mark, WriteSet};
 
 /// Own writes under way: one on the disk, one that gathers behind it.
 const MAX_OWN_WRITES: usize = 2;
@@ -24,23 +25,41 @@ const FULL_WAIT_MS: u64 = 10_000;
 /// Own batches of a topic whose hashes are remembered, to tell how much of it a peer's head covers.
 const MAX_REMEMBERED: usize = 16_384;
 
-/// Where a publication went.
-pub(super) struct Placed {
-    id: u64,
-    acks: u32,
-    first_seq: u64,
+/// Where one part of a publication went.
+struct PlacedPart {
+    topic: Topic,
     last_seq: u64,
-    first_hlc: Hlc,
+    place: Place,
 }
 
-/// What one write holds of a topic of ours.
-pub(super) struct Sealed {
-    topic: Topic,
+/// Where a publication went.
+struct Placed {
+    id: u64,
+    acks: u32,
+    parts: SmallVec<[PlacedPart; 1]>,
+}
+
+impl Placed {
+    fn published(&self, arrival: Arrival) -> Effect {
+        Effect::Published { id: self.id, places: self.parts.iter().map(|part| part.place).collect(), arrival }
+    }
+}
+
+/// What of a write is ours.
+#[derive(Default)]
+pub(super) struct OwnWrite {
     batches: Vec<VerifiedBatch>,
     placed: Vec<Placed>,
 }
 
+impl OwnWrite {
+    pub(super) fn is_empty(&self) -> bool {
+        self.placed.is_empty()
+    }
+}
+
 /// The line of a topic that this process goes on with.
+#[derive(Default)]
 struct Line {
     link: batch::Link,
     hlc: Hlc,
@@ -53,8 +72,7 @@ struct Line {
 
 impl Line {
     fn ending_before(header: &batch::Header) -> Self {
-        let link = batch::Link { seq: header.first_seq - 1, parent: header.parent };
-        Self { link, hlc: Hlc(0), recent: VecDeque::new(), announced: 0, announced_stored: 0 }
+        Self { link: batch::Link { seq: header.first_seq - 1, parent: header.parent }, ..Self::default() }
     }
 
     fn go_on(&mut self, batch: &VerifiedBatch) {
@@ -68,13 +86,56 @@ impl Line {
     }
 }
 
-struct AckWait {
-    id: u64,
+/// Events of one topic that are sealed into one batch.
+struct Run {
+    first: Hlc,
+    count: usize,
+}
+
+/// The stamp of the event with this index.
+fn stamp_at(runs: &[Run], index: usize) -> Hlc {
+    let mut before = 0;
+    for run in runs {
+        if index < before + run.count {
+            return Hlc(run.first.0 + (index - before) as u64);
+        }
+        before += run.count;
+    }
+    Hlc(0)
+}
+
+/// A part of a publication, and the peers that hold it.
+struct AwaitedPart {
     topic: Topic,
     first_seq: u64,
     last_seq: u64,
-    needed: u32,
     peers: BTreeSet<Author>,
+}
+
+struct AckWait {
+    id: u64,
+    needed: u32,
+    parts: SmallVec<[AwaitedPart; 1]>,
+    /// So many peers hold every part.
+    peers: u32,
+}
+
+impl AckWait {
+    fn of(placed: Placed) -> Self {
+        let parts = placed.parts.into_iter().map(|part| AwaitedPart {
+            topic: part.topic,
+            first_seq: part.place.first_seq,
+            last_seq: part.last_seq,
+            peers: BTreeSet::new(),
+        });
+        Self { id: placed.id, needed: placed.acks, parts: parts.collect(), peers: 0 }
+    }
+
+    fn count_peers(&self) -> u32 {
+        let Some((first, rest)) = self.parts.split_first() else { return 0 };
+        let all = first.peers.iter().filter(|peer| rest.iter().all(|part| part.peers.contains(peer)));
+        all.count() as u32
+    }
 }
 
 /// The node's own lines and those who wait for them to spread.
@@ -138,8 +199,8 @@ impl Own {
 }
 
 impl<S: Signer> Replica<S> {
-    pub(super) fn publish(&mut self, id: u64, topic: Topic, events: Vec<EncodedEvent>, acks: u32) {
-        self.sequencer.push(topic, Publication { id, events, acks, since_ms: self.now.mono_ms });
+    pub(super) fn publish(&mut self, id: u64, parts: SmallVec<[Part; 1]>, marks: Vec<Mark>, acks: u32) {
+        self.sequencer.push(Publication { id, parts, marks, acks, since_ms: self.now.mono_ms });
     }
 
     /// Bytes of publications that wait to be sealed.
@@ -166,118 +227,134 @@ impl<S: Signer> Replica<S> {
         if self.room == Room::None {
             return self.refuse_queued(&Refusal::DiskFull);
         }
-        if self.store_is_full() {
-            return self.wait_for_room();
-        }
+        let full = self.store_is_full();
         while !self.sequencer.is_empty()
             && self.writes.iter().filter(|write| !write.own.is_empty()).count() < MAX_OWN_WRITES
         {
-            let mut set = WriteSet::default();
-            let mut own = Vec::new();
-            for (topic, publications) in self.sequencer.take() {
-                match self.seal(&topic, &publications) {
-                    Some((sealed, record)) => {
-                        set.batches.extend(sealed.batches.iter().cloned());
-                        set.logs.push(record);
-                        own.push(sealed);
-                    }
-                    None => self
-                        .effects
-                        .extend(publications.iter().map(|p| Effect::Refused { id: p.id, refusal: Refusal::Clock })),
-                }
+            let publications = if full { self.sequencer.take_without_events() } else { self.sequencer.take() };
+            if publications.is_empty() {
+                break;
             }
-            if !set.is_empty() {
-                self.write(set, own, Vec::new());
-            }
+            self.write_publications(publications);
+        }
+        if full && !self.sequencer.is_empty() {
+            self.wait_for_room();
         }
     }
 
-    /// Seals publications of one topic. `None` when the clock is at its end.
-    fn seal(&mut self, topic: &Topic, publications: &[Publication]) -> Option<(Sealed, LogRecord)> {
+    /// Seals what one write takes, topic by topic.
+    fn write_publications(&mut self, publications: Vec<Publication>) {
+        let mut set = WriteSet::default();
+        let mut own = OwnWrite::default();
+        let mut by_topic: BTreeMap<Topic, Vec<EncodedEvent>> = BTreeMap::new();
+        // Where each part begins among the events of its topic, and how many it has.
+        let mut spans = Vec::with_capacity(publications.len());
+        for publication in publications {
+            set.marks.extend(publication.marks);
+            let mut parts: SmallVec<[(Topic, usize, usize); 1]> = SmallVec::new();
+            for Part { topic, events } in publication.parts {
+                let gathered = by_topic.entry(topic.clone()).or_default();
+                parts.push((topic, gathered.len(), events.len()));
+                gathered.extend(events);
+            }
+            spans.push((publication.id, publication.acks, parts));
+        }
+        let Some(stamps) = self.stamp(&by_topic) else {
+            let refuse = |(id, _, _): &(u64, u32, _)| Effect::Refused { id: *id, refusal: Refusal::Clock };
+            self.effects.extend(spans.iter().map(refuse));
+            return;
+        };
+        let mut first_seqs = BTreeMap::new();
+        for (topic, events) in &by_topic {
+            let line = self.own.lines.entry(topic.clone()).or_default();
+            first_seqs.insert(topic.clone(), line.link.seq + 1);
+            let (batches, record) = self.seal(topic, events, &stamps[topic]);
+            set.batches.extend(batches.iter().cloned());
+            set.logs.push(record);
+            own.batches.extend(batches);
+        }
+        for (id, acks, parts) in spans {
+            let place = |(topic, at, count): (Topic, usize, usize)| {
+                let first_seq = first_seqs[&topic] + at as u64;
+                let place = Place { first_seq, first_hlc: stamp_at(&stamps[&topic], at) };
+                PlacedPart { last_seq: first_seq + count as u64 - 1, place, topic }
+            };
+            own.placed.push(Placed { id, acks, parts: parts.into_iter().map(place).collect() });
+        }
+        self.write(set, own, Vec::new());
+    }
+
+    /// The first stamp of each batch, by topic: for all, or for none when the clock is at its end.
+    fn stamp(&mut self, by_topic: &BTreeMap<Topic, Vec<EncodedEvent>>) -> Option<BTreeMap<Topic, Vec<Run>>> {
+        let wall_ms = self.wall_ms();
+        let mut clock = self.clock;
+        let mut stamps = BTreeMap::new();
+        for (topic, events) in by_topic {
+            let mut last = self.own.lines.get(topic).map_or(Hlc(0), |line| line.hlc);
+            let mut runs = Vec::new();
+            for events in sequencer::cut(events) {
+                let count = events.len() as u64;
+                // A line that once ran ahead of the clock must still rise.
+                let first = match clock.stamp(wall_ms, count)? {
+                    hlc if hlc > last => hlc,
+                    _ => Clock::new(last).stamp(0, count)?,
+                };
+                last = Hlc(first.0 + count - 1);
+                runs.push(Run { first, count: events.len() });
+            }
+            stamps.insert(topic.clone(), runs);
+        }
+        self.clock = clock;
+        Some(stamps)
+    }
+
+    /// Seals the events of one topic, cut into the runs that were stamped.
+    fn seal(&mut self, topic: &Topic, mut events: &[EncodedEvent], runs: &[Run]) -> (Vec<VerifiedBatch>, LogRecord) {
         let key = LogKey { topic: topic.clone(), author: self.me };
         let mut record = self.latest_or_new(&key);
-        let events: Vec<EncodedEvent> = publications.iter().flat_map(|p| p.events.iter().cloned()).collect();
-        let wall_ms = self.wall_ms();
-        let line = self.own.lines.entry(topic.clone()).or_insert_with(|| Line {
-            link: batch::Link::default(),
-            hlc: Hlc(0),
-            recent: VecDeque::new(),
-            announced: 0,
-            announced_stored: 0,
-        });
-        let first_seq = line.link.seq + 1;
-        let mut stamps = Vec::new();
-        let mut batches = Vec::new();
-        for run in sequencer::cut(&events) {
-            let count = run.len().min(MAX_BATCH_EVENTS) as u64;
-            // A line that once ran ahead of the clock must still rise.
-            let first = match self.clock.stamp(wall_ms, count)? {
-                hlc if hlc > line.hlc => hlc,
-                _ => Clock::new(line.hlc).stamp(0, count)?,
-            };
-            let batch = batch::seal(&self.signer, topic, self.incarnation, line.link, first, run);
-            stamps.extend((0..count).map(|offset| Hlc(first.0 + offset)));
+        let line = self.own.lines.entry(topic.clone()).or_default();
+        let mut batches = Vec::with_capacity(runs.len());
+        for run in runs {
+            let (now, later) = events.split_at(run.count);
+            events = later;
+            let batch = batch::seal(&self.signer, topic, self.incarnation, line.link, run.first, now);
             line.go_on(&batch);
             self.recent.insert(batch.hash());
             super::admit::advance(&mut record, &batch);
             batches.push(batch);
         }
-        let mut placed = Vec::with_capacity(publications.len());
-        let mut at = 0;
-        for publication in publications {
-            let count = publication.events.len();
-            placed.push(Placed {
-                id: publication.id,
-                acks: publication.acks,
-                first_seq: first_seq + at as u64,
-                last_seq: first_seq + (at + count) as u64 - 1,
-                first_hlc: stamps[at],
-            });
-            at += count;
-        }
-        Some((Sealed { topic: topic.clone(), batches, placed }, record))
+        (batches, record)
     }
 
     /// For those who check the checkers: tells what is not durable yet.
-    pub(super) fn plant_haste(&mut self, own: &[Sealed]) {
+    pub(super) fn plant_haste(&mut self, own: &OwnWrite) {
         let arrival = self.position.arrival;
-        for sealed in own {
-            if self.planted.is(Fault::AckBeforeSync) {
-                let published = |placed: &Placed| {
-                    let Placed { id, first_seq, first_hlc, .. } = *placed;
-                    Effect::Published { id, first_seq, first_hlc, arrival }
-                };
-                self.effects.extend(sealed.placed.iter().map(published));
-            }
-            if self.planted.is(Fault::GossipBeforeSync) {
-                self.effects.extend(sealed.batches.iter().cloned().map(Effect::Gossip));
-            }
+        if self.planted.is(Fault::AckBeforeSync) {
+            self.effects.extend(own.placed.iter().map(|placed| placed.published(arrival)));
+        }
+        if self.planted.is(Fault::GossipBeforeSync) {
+            self.effects.extend(own.batches.iter().cloned().map(Effect::Gossip));
         }
     }
 
-    /// Own batches became durable: tell those who published them, and everybody else.
-    pub(super) fn report_stored(&mut self, own: Vec<Sealed>) {
+    /// Own publications became durable: tell those who made them, and everybody else.
+    pub(super) fn report_stored(&mut self, own: OwnWrite) {
         let arrival = self.position.arrival;
         let mut hurry = false;
-        for sealed in own {
-            for placed in sealed.placed {
-                let Placed { id, acks, first_seq, last_seq, first_hlc } = placed;
-                self.effects.push(Effect::Published { id, first_seq, first_hlc, arrival });
-                if acks > 0 {
-                    hurry = true;
-                    let topic = sealed.topic.clone();
-                    let peers = BTreeSet::new();
-                    self.own.waits.push(AckWait { id, topic, first_seq, last_seq, needed: acks, peers });
-                }
+        for placed in own.placed {
+            self.effects.push(placed.published(arrival));
+            if placed.acks > 0 && !placed.parts.is_empty() {
+                hurry = true;
+                self.own.waits.push(AckWait::of(placed));
             }
-            for batch in sealed.batches {
-                if batch.bytes().len() <= self.max_gossip_bytes {
-                    self.effects.push(Effect::Gossip(batch));
-                } else {
-                    // Too large to gossip: its head is announced at once, and it is pulled.
-                    for link in self.links.values_mut() {
-                        link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
-                    }
+        }
+        for batch in own.batches {
+            if batch.bytes().len() <= self.max_gossip_bytes {
+                self.effects.push(Effect::Gossip(batch));
+            } else {
+                // Too large to gossip: its head is announced at once, and it is pulled.
+                for link in self.links.values_mut() {
+                    link.announce_at_ms = link.announce_at_ms.map(|_| self.now.mono_ms);
                 }
             }
         }
@@ -311,13 +388,18 @@ impl<S: Signer> Replica<S> {
         self.pruning.retry();
         let mut complete = Vec::new();
         for wait in &mut self.own.waits {
-            let has = lacking < wait.first_seq && wait.last_seq <= covered;
-            if wait.topic == *topic && has && wait.peers.insert(peer) {
-                let peers = wait.peers.len() as u32;
+            let mut more = false;
+            for part in wait.parts.iter_mut().filter(|part| part.topic == *topic) {
+                let has = lacking < part.first_seq && part.last_seq <= covered;
+                more |= has && part.peers.insert(peer);
+            }
+            let peers = if more { wait.count_peers() } else { wait.peers };
+            if peers > wait.peers {
+                wait.peers = peers;
                 complete.push(Effect::Acked { id: wait.id, peers, complete: peers >= wait.needed });
             }
         }
-        self.own.waits.retain(|wait| (wait.peers.len() as u32) < wait.needed);
+        self.own.waits.retain(|wait| wait.peers < wait.needed);
         self.effects.append(&mut complete);
     }
 }

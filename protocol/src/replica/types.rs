@@ -1,5 +1,7 @@
 //! What goes into a replica and what comes out.
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::batch::VerifiedBatch;
 use crate::event::EncodedEvent;
 use crate::frame::{Frame, Memory, Missing, Position, Range};
@@ -8,8 +10,9 @@ use crate::hlc::Hlc;
 use crate::ids::{Arrival, Author, BatchHash, Chain, Incarnation};
 use crate::interest::Interest;
 use crate::quota::LogLimits;
+use crate::sequencer::Part;
 use crate::topic::Topic;
-use crate::write_set::WriteSet;
+use crate::write_set::{Mark, WriteSet};
 
 /// The time, as an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,17 +82,29 @@ pub struct OldBatch {
     pub bytes: u64,
 }
 
+/// Where one part of a publication went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Sequence number of its first event; the others follow by one.
+    pub first_seq: u64,
+    /// Stamp of its first event.
+    pub first_hlc: Hlc,
+}
+
+/// Where the parts of a publication went.
+pub type Places = SmallVec<[Place; 1]>;
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Input {
-    /// A service publishes. The events go to one topic, all or none.
+    /// A service publishes: events of any number of topics, and marks with them, all or nothing.
     Publish {
         /// The caller's name for it, in the effects that answer.
         id: u64,
-        /// Where to.
-        topic: Topic,
-        /// At least one.
-        events: Vec<EncodedEvent>,
+        /// The events. They keep their place among publications with the same first topic.
+        parts: SmallVec<[Part; 1]>,
+        /// Marks to write with them.
+        marks: Vec<Mark>,
         /// How many peers must hold them before [`Effect::Acked`].
         acks: u32,
     },
@@ -206,11 +221,19 @@ pub enum Input {
         id: u64,
     },
     /// Small values to be kept: the driver's own.
-    SetMarks(Vec<(Vec<u8>, Option<Vec<u8>>)>),
+    SetMarks(Vec<Mark>),
     /// How much room the disk has from now on.
     Room(Room),
     /// Time has passed.
     Tick,
+}
+
+impl Input {
+    /// A publication of events of one topic.
+    #[must_use]
+    pub fn publish(id: u64, topic: Topic, events: Vec<EncodedEvent>, acks: u32) -> Self {
+        Self::Publish { id, parts: smallvec![Part { topic, events }], marks: Vec::new(), acks }
+    }
 }
 
 /// How much room the disk that holds the store has.
@@ -353,10 +376,8 @@ pub enum Effect {
     Published {
         /// The publication.
         id: u64,
-        /// Sequence number of its first event; the others follow by one.
-        first_seq: u64,
-        /// Stamp of its first event.
-        first_hlc: Hlc,
+        /// Where its parts went, in their order.
+        places: Places,
         /// The store's arrival number with it.
         arrival: Arrival,
     },

@@ -5,6 +5,7 @@
 mod hostile;
 mod liars;
 mod node;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -25,6 +26,8 @@ pub(crate) struct SimMesh {
     pub(crate) now_ms: u64,
     pub(crate) bytes: usize,
     pub(crate) probed: Vec<u64>,
+    /// Publications, and how many peers hold them.
+    pub(crate) acked: Vec<(u64, u32)>,
     /// Loses and delays gossip, and delays frames and the disk, by this seed; 0 does not.
     rough: u64,
     /// A disk was replaced by an older copy: what only it held is known to some, and gone.
@@ -51,6 +54,7 @@ impl SimMesh {
             now_ms: 1_000,
             bytes: 0,
             probed: Vec::new(),
+            acked: Vec::new(),
             rough: 0,
             lossy_disks: false,
             gossip: Vec::new(),
@@ -71,7 +75,7 @@ impl SimMesh {
         self.rough % below
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { mono_ms: self.now_ms, wall_ms: 1_700_000_000_000 + self.now_ms }
     }
 
@@ -130,6 +134,7 @@ impl SimMesh {
                 }
                 Effect::Disconnect { reason, .. } => panic!("an honest node was called a cheat: {reason}"),
                 Effect::Probed { id, .. } => self.probed.push(id),
+                Effect::Acked { id, peers, .. } => self.acked.push((id, peers)),
                 _ => {}
             }
         }

@@ -168,7 +168,7 @@ impl SimNode {
             ..Event::default()
         };
         let events = (0..count).map(|index| event(index).encode().unwrap()).collect();
-        self.handle(now, Input::Publish { id, topic: Topic::new(topic).unwrap(), events, acks: 0 })
+        self.handle(now, Input::publish(id, Topic::new(topic).unwrap(), events, 0))
     }
 
     pub(crate) fn frame(&mut self, now: Now, peer: Author, frame: Frame) -> Vec<Effect> {
@@ -190,6 +190,15 @@ impl SimNode {
         };
         effects.extend(self.handle(now, Input::Frame { peer, link, frame, chain }));
         effects
+    }
+
+    /// What was handed to the disk and is not durable yet.
+    pub(crate) fn underway(&self) -> impl Iterator<Item = &WriteSet> {
+        self.queue.iter().map(|(_, set)| set)
+    }
+
+    pub(crate) fn mark(&self, name: &[u8]) -> Option<&Vec<u8>> {
+        self.disk.marks.get(name)
     }
 
     /// Makes all writes durable.

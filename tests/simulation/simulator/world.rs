@@ -428,7 +428,7 @@ impl<'a> World<'a> {
                 });
                 return Some(Input::Oldest { batches: batches.collect(), end });
             }
-            Effect::Published { id, first_seq, .. } => self.check_published(machine, id, first_seq),
+            Effect::Published { id, places, .. } => self.check_published(machine, id, places[0].first_seq),
             Effect::Acked { id, peers, .. } => self.check_acked(machine, id, peers),
             Effect::Probed { id, .. } => self.check_probed(machine, id),
             Effect::Notice(notice) => self.check_notice(machine, &notice),
@@ -594,7 +594,7 @@ impl<'a> World<'a> {
         };
         let encoded = ids.iter().filter_map(|id| event(id).encode().ok()).collect();
         process.publications.insert(id, Publication { topic: topic.clone(), ids, batches: Vec::new() });
-        self.feed(machine, Input::Publish { id, topic, events: encoded, acks });
+        self.feed(machine, Input::publish(id, topic, encoded, acks));
     }
 
     fn set_room(&mut self, machine: usize, room: Room) {

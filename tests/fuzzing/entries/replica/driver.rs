@@ -242,7 +242,7 @@ impl Driver {
 
     pub(super) fn publish(&mut self, id: u64, topic: Topic, events: Vec<EncodedEvent>, acks: u32) {
         self.publications.insert(id, Publication { acks, ..Publication::default() });
-        self.take(Input::Publish { id, topic, events, acks });
+        self.take(Input::publish(id, topic, events, acks));
     }
 
     pub(super) fn sync(&mut self, count: usize) {
