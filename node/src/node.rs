@@ -9,7 +9,7 @@ use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::frame::Position;
 use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::hlc::Hlc;
-use roundelay_protocol::ids::{Arrival, Author, Incarnation};
+use roundelay_protocol::ids::{Arrival, Author, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
 use roundelay_protocol::quota::LogLimits;
@@ -161,6 +161,7 @@ struct Inner {
     cap_bytes: u64,
     salvaged: Option<Salvaged>,
     started: Instant,
+    epoch: StoreEpoch,
     mesh: Mesh,
     reader: LogReader,
     publishes: mpsc::Sender<Publish>,
@@ -267,6 +268,7 @@ impl Node {
             cap_bytes: config.store_cap_bytes,
             salvaged,
             started: Instant::now(),
+            epoch: snapshot.epoch,
             mesh,
             reader,
             publishes,
@@ -471,6 +473,12 @@ impl Node {
     /// True: closes all links and has none, until false.
     pub async fn set_offline(&self, offline: bool) {
         self.0.mesh.send(MeshCommand::SetOffline(offline)).await;
+    }
+
+    /// The random number of its store, without which an arrival number says nothing.
+    #[must_use]
+    pub fn epoch(&self) -> StoreEpoch {
+        self.0.epoch
     }
 
     /// The log, to read.
