@@ -2,12 +2,13 @@
 //! `--json` prints.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The name and version of [`NodeStatus`]'s JSON form.
 pub const STATUS_SCHEMA: &str = "roundelay.status/v1";
 
 /// Everything at a glance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
     /// Always [`STATUS_SCHEMA`].
     pub schema: String,
@@ -28,7 +29,7 @@ pub struct NodeStatus {
 }
 
 /// Who a node is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeInfo {
     /// Its peer id.
     pub id: String,
@@ -49,7 +50,7 @@ pub struct NodeInfo {
 }
 
 /// A peer, connected or known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerStatus {
     /// Its peer id.
     pub id: String,
@@ -82,7 +83,7 @@ pub struct PeerStatus {
 }
 
 /// A topic that the node holds events of, or knows to exist.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TopicStatus {
     /// Its name.
     pub topic: String,
@@ -101,7 +102,7 @@ pub struct TopicStatus {
 }
 
 /// The store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoreStatus {
     /// Where it is.
     pub path: String,
@@ -124,7 +125,7 @@ pub struct StoreStatus {
 }
 
 /// A range of events that the node knows of and does not have.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HoleStatus {
     /// The topic.
     pub topic: String,
@@ -141,7 +142,7 @@ pub struct HoleStatus {
 }
 
 /// The answer to `wait --converged`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Converged {
     /// Links that were up all the time and agreed.
     pub links: u32,

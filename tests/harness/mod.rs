@@ -6,6 +6,7 @@
 //! - `mesh` is several of them and what must become true of all
 //! - `network` is the way between them: a TCP proxy before each, with a rule for each direction of each pair
 //! - `lan` is the other way between them, for root: a network namespace a node, joined by a bridge
+//! - `http` talks to a node's API as services do
 //! - `load` publishes and subscribes in the background
 //! - `event` reads events and status as the command line prints them, and checks what a delivery promises
 //!
@@ -16,6 +17,7 @@
 
 mod binary;
 mod event;
+mod http;
 mod lan;
 mod load;
 mod mesh;
@@ -28,6 +30,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub(crate) use event::{Event, Peer, acknowledged_id, assert_delivered, assert_no_number_used_twice, ids};
+pub(crate) use http::{Answer, Chunks, Http};
 pub(crate) use lan::Lan;
 pub(crate) use load::{Follower, Publisher, Stream, Subscriber};
 pub(crate) use mesh::Mesh;

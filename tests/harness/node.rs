@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::event::{self, Event, Status, Topic};
+use super::http::Http;
 use super::lan::{self, Lan};
 use super::network::Network;
 use super::run::{self, Finished};
@@ -247,6 +248,13 @@ impl Node {
     pub(crate) fn log(&self, extension: &str) -> File {
         let path = self.home.with_extension(extension);
         OpenOptions::new().create(true).append(true).open(path).expect("a log file")
+    }
+
+    // ---- its API
+
+    /// A client of its API, over the socket in its home.
+    pub(crate) fn http(&self) -> Http {
+        Http::over_socket(&self.home)
     }
 
     // ---- the command line

@@ -17,7 +17,9 @@ use roundelay_protocol::limits::MAX_PATTERNS;
 use roundelay_protocol::topic::Pattern;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
 
+use super::openapi;
 use super::peers::parse_pattern;
 use super::problem::ApiError;
 use super::server::Api;
@@ -32,14 +34,21 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Authors whose peer ids a stream keeps as text.
 const MAX_AUTHORS: usize = 4096;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Parameters {
+    /// Topics and patterns, separated by commas.
     #[serde(default = "all")]
+    #[param(default = ">")]
     topic: String,
+    /// `start`, `end`, `-N`, `@MILLISECONDS` or `arrival:N`.
     #[serde(default)]
+    #[param(default = "end")]
     from: Option<String>,
+    /// End after so many events.
     limit: Option<u64>,
+    /// Wait for more at the end, instead of ending there.
     #[serde(default)]
     follow: bool,
 }
@@ -48,6 +57,17 @@ fn all() -> String {
     Pattern::all().to_string()
 }
 
+/// Events in order of arrival, one CloudEvent a line.
+#[utoipa::path(
+    get,
+    path = "/events",
+    tag = openapi::EVENTS,
+    params(Parameters),
+    responses(
+        (status = 200, description = "An event a line", body = openapi::CloudEvent, content_type = "application/x-ndjson"),
+        ApiError
+    )
+)]
 pub(super) async fn stream(
     State(api): State<Api>,
     parameters: Result<Query<Parameters>, QueryRejection>,

@@ -17,9 +17,11 @@ use roundelay_protocol::topic::{Pattern, Topic};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
 
 use super::events;
 use super::lines::{Lines, LinesError};
+use super::openapi;
 use super::peers::parse_pattern;
 use super::problem::ApiError;
 use super::publish::parse_topic;
@@ -40,12 +42,25 @@ const MAX_DRAIN_BYTES: usize = 1 << 30;
 /// Lines of a verification that wait to be read.
 const VERIFY_LINES: usize = 16;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ExportParameters {
+    /// A topic or a pattern; everything without it.
     topic: Option<String>,
 }
 
+/// Every event that the node holds, or those of the topics that match a pattern, one CloudEvent a line.
+#[utoipa::path(
+    get,
+    path = "/log/export",
+    tag = openapi::LOG,
+    params(ExportParameters),
+    responses(
+        (status = 200, description = "An event a line", body = openapi::CloudEvent, content_type = "application/x-ndjson"),
+        ApiError
+    )
+)]
 pub(super) async fn export(
     State(api): State<Api>,
     parameters: Result<Query<ExportParameters>, QueryRejection>,
@@ -55,6 +70,14 @@ pub(super) async fn export(
     Ok(events::respond(&api, vec![pattern], From::Start, None, false))
 }
 
+/// Publishes events again that were exported, each to its `rdltopic`, under the node's own name.
+#[utoipa::path(
+    post,
+    path = "/log/import",
+    tag = openapi::LOG,
+    request_body(content = openapi::CloudEvent, content_type = "application/x-ndjson", description = "An event a line"),
+    responses((status = 200, body = Imported), ApiError)
+)]
 pub(super) async fn import(State(api): State<Api>, body: Body) -> Result<Json<Imported>, ApiError> {
     let mut lines = Lines::new(body.into_data_stream());
     let mut import = Import::new(api);
@@ -163,6 +186,16 @@ pub(super) fn parse_line(line: &[u8]) -> Result<(Topic, EncodedEvent), ApiError>
     Ok((topic, incoming.event.encode()?))
 }
 
+/// Checks every hash, link and signature of the log.
+#[utoipa::path(
+    post,
+    path = "/log/verify",
+    tag = openapi::LOG,
+    responses(
+        (status = 200, description = "Progress, then one report, a line each", body = VerifyLine, content_type = "application/x-ndjson"),
+        ApiError
+    )
+)]
 pub(super) async fn verify(State(api): State<Api>) -> Result<Response, ApiError> {
     let busy = |_| ApiError::new(Code::Busy, "another verification runs: wait until it has ended");
     let permit = api.verifying.clone().try_acquire_owned().map_err(busy)?;
@@ -188,6 +221,14 @@ pub(super) async fn verify(State(api): State<Api>) -> Result<Response, ApiError>
     Ok(([(header::CONTENT_TYPE, NDJSON_CONTENT_TYPE)], Body::from_stream(lines)).into_response())
 }
 
+/// Copies the store into a file on the node's machine that does not exist yet.
+#[utoipa::path(
+    post,
+    path = "/log/backup",
+    tag = openapi::LOG,
+    request_body = BackupRequest,
+    responses((status = 200, body = BackedUp), ApiError)
+)]
 pub(super) async fn backup(
     State(api): State<Api>,
     body: Result<Json<BackupRequest>, JsonRejection>,

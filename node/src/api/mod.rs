@@ -8,6 +8,7 @@ pub mod client;
 mod events;
 mod lines;
 mod log;
+mod openapi;
 mod peers;
 mod problem;
 mod publish;

@@ -1,11 +1,15 @@
 //! What the API answers when it cannot do what it was asked.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use roundelay_protocol::event::EventError;
 use roundelay_protocol::replica::Refusal;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 use super::types::{Code, MAX_BODY_BYTES, PROBLEM_CONTENT_TYPE, Problem};
 use crate::cloudevents::CloudEventError;
@@ -76,6 +80,17 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(&*self.0)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
         response
+    }
+}
+
+/// What any route may answer instead of what it is for.
+impl IntoResponses for ApiError {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let problem = Content::builder().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+        let response = ResponseBuilder::new()
+            .description("Nothing was done, unless the problem says so: see its code, its detail and its hint")
+            .content(PROBLEM_CONTENT_TYPE, problem);
+        BTreeMap::from([("default".to_owned(), response.build().into())])
     }
 }
 

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::topic::Topic;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use utoipa::IntoParams;
 
+use super::openapi;
 use super::problem::ApiError;
 use super::server::Api;
 use super::types::{BATCH_CONTENT_TYPE, Code, DEFAULT_ACK_TIMEOUT_MS, MAX_PUBLISH_EVENTS, Published, PublishedEvent};
@@ -21,14 +23,27 @@ const DEFAULT_KIND: &str = "event";
 /// Bodies above this are parsed where others do not have to wait for it.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
 
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Parameters {
+    /// Peers that must hold the events before the answer comes.
     #[serde(default)]
     acks: u32,
+    /// Milliseconds to wait for them.
+    #[param(default = 30_000)]
     timeout_ms: Option<u64>,
 }
 
+/// Publishes events: all of them are stored, or none.
+#[utoipa::path(
+    post,
+    path = "/topics/{topic}/events",
+    tag = openapi::EVENTS,
+    params(("topic" = String, Path, description = "The topic"), Parameters),
+    request_body(content = Vec<openapi::CloudEvent>, content_type = "application/cloudevents-batch+json"),
+    responses((status = 201, description = "Durable on this node, and on so many peers as were asked for", body = Published), ApiError)
+)]
 pub(super) async fn publish(
     State(api): State<Api>,
     topic: Result<Path<String>, PathRejection>,

@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, Uri};
-use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::problem::ApiError;
 use super::types::{Code, MAX_BODY_BYTES};
-use super::{events, log, peers, publish};
+use super::{events, log, openapi, peers, publish};
 use crate::node::Node;
 use crate::status::{Converged, HoleStatus, NodeStatus};
 
@@ -109,38 +110,58 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
 }
 
 fn router(api: Api) -> Router {
-    let routes = Router::new()
-        .route("/status", get(status))
-        .route("/holes", get(holes))
-        .route("/converged", post(converged))
-        .route("/shutdown", post(shutdown))
-        .route("/topics/{topic}/events", post(publish::publish))
-        .route("/events", get(events::stream))
-        .route("/subscriptions/{pattern}", put(peers::join_topics).delete(peers::leave_topics))
-        .route("/peers", post(peers::add))
-        .route("/peers/{id}", delete(peers::forget))
-        .route("/peers/{id}/block", put(peers::block).delete(peers::unblock))
-        .route("/log/export", get(log::export))
-        .route("/log/verify", post(log::verify))
-        .route("/log/backup", post(log::backup))
-        .route_layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        // Read a line at a time, so of any length.
-        .route("/log/import", post(log::import));
-    Router::new().nest("/v1", routes).fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(api)
+    let (routes, description) = routes().split_for_parts();
+    let described = Router::new().route(openapi::PATH, axum::routing::get(openapi::serve(description)));
+    routes.merge(described).fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(api)
 }
 
+/// All routes with their descriptions.
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    let limited = OpenApiRouter::new()
+        .routes(routes!(status))
+        .routes(routes!(holes))
+        .routes(routes!(converged))
+        .routes(routes!(shutdown))
+        .routes(routes!(publish::publish))
+        .routes(routes!(events::stream))
+        .routes(routes!(peers::join_topics, peers::leave_topics))
+        .routes(routes!(peers::add))
+        .routes(routes!(peers::forget))
+        .routes(routes!(peers::block, peers::unblock))
+        .routes(routes!(log::export))
+        .routes(routes!(log::verify))
+        .routes(routes!(log::backup))
+        .route_layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
+    // An import is read a line at a time, so it may be of any length.
+    let v1 = limited.routes(routes!(log::import));
+    OpenApiRouter::with_openapi(openapi::about()).nest("/v1", v1)
+}
+
+/// Everything at a glance.
+#[utoipa::path(get, path = "/status", tag = openapi::NODE, responses((status = 200, body = NodeStatus), ApiError))]
 async fn status(State(api): State<Api>) -> Result<Json<NodeStatus>, ApiError> {
     Ok(Json(api.node.status().await?))
 }
 
+/// What is known to be missing.
+#[utoipa::path(get, path = "/holes", tag = openapi::LOG, responses((status = 200, body = Vec<HoleStatus>), ApiError))]
 async fn holes(State(api): State<Api>) -> Result<Json<Vec<HoleStatus>>, ApiError> {
     Ok(Json(api.node.holes().await?))
 }
 
+/// Waits until every head that exists now is covered on both sides of every link.
+#[utoipa::path(post, path = "/converged", tag = openapi::NODE, responses((status = 200, body = Converged), ApiError))]
 async fn converged(State(api): State<Api>) -> Result<Json<Converged>, ApiError> {
     Ok(Json(api.node.converged().await?))
 }
 
+/// Tells the node to stop.
+#[utoipa::path(
+    post,
+    path = "/shutdown",
+    tag = openapi::NODE,
+    responses((status = 202, description = "It will stop"), ApiError)
+)]
 async fn shutdown(State(api): State<Api>) -> StatusCode {
     api.asked.cancel();
     StatusCode::ACCEPTED

@@ -1,6 +1,7 @@
 //! What goes over the API, besides CloudEvents and [`crate::status`].
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Bytes of the largest request body that holds events.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -18,7 +19,7 @@ pub const DEFAULT_ACK_TIMEOUT_MS: u64 = 30_000;
 pub const HEARTBEAT_MS: u64 = 15_000;
 
 /// What was published: durable on this node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Published {
     /// Where.
     pub topic: String,
@@ -31,7 +32,7 @@ pub struct Published {
 }
 
 /// One event of a publication.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PublishedEvent {
     /// Its id.
     pub id: String,
@@ -40,7 +41,7 @@ pub struct PublishedEvent {
 }
 
 /// Why a request was refused or failed, after RFC 9457.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
     /// A URI reference that names the kind of problem.
@@ -63,7 +64,7 @@ pub struct Problem {
 }
 
 /// The kinds of problems. New ones may be added; what a reader does not know is [`Code::Unknown`] to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The request is malformed.
@@ -110,7 +111,7 @@ pub enum Code {
     Stopped,
     /// A mistake in the program.
     Internal,
-    /// A kind that this program does not know.
+    /// A kind that this program does not know. No node says so.
     #[serde(other)]
     Unknown,
 }
@@ -210,7 +211,7 @@ pub struct PublishOptions {
 }
 
 /// An address to join by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddPeer {
     /// A multiaddr, with or without `/p2p/PEER`.
@@ -218,14 +219,14 @@ pub struct AddPeer {
 }
 
 /// Whether there was something to remove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Removed {
     /// False when there was nothing.
     pub removed: bool,
 }
 
 /// What was imported.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Imported {
     /// Events that were published again, under this node's name.
     pub events: u64,
@@ -234,7 +235,7 @@ pub struct Imported {
 }
 
 /// Where a backup shall go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackupRequest {
     /// An absolute path of a file that does not exist.
@@ -242,7 +243,7 @@ pub struct BackupRequest {
 }
 
 /// What a backup holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackedUp {
     /// The file.
     pub file: String,
@@ -253,7 +254,7 @@ pub struct BackedUp {
 }
 
 /// A line of the answer to a verification: any number of `progress`, then one `report`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VerifyLine {
     /// How far it is.
@@ -270,7 +271,7 @@ pub enum VerifyLine {
 }
 
 /// What a verification found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Verified {
     /// Whether nothing is wrong.
     pub clean: bool,

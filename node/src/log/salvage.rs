@@ -25,7 +25,7 @@ use super::{LogOptions, disk, sync_parent, with_suffix};
 pub(super) const SALVAGED_MARK: &[u8] = b"salvaged";
 
 /// What became of a damaged store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Salvaged {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
@@ -37,6 +37,7 @@ pub struct Salvaged {
     /// what they have of them.
     pub lost_events: Option<u64>,
     /// Where the damaged store is. It is not used any more, and never removed.
+    #[schema(value_type = String)]
     pub set_aside: PathBuf,
 }
 

@@ -1,0 +1,92 @@
+//! The description of the API in OpenAPI, made from the code of its routes.
+
+use std::future::{Ready, ready};
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use utoipa::openapi::tag::TagBuilder;
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::types::Problem;
+
+/// Where it is served.
+pub(super) const PATH: &str = "/v1/openapi.json";
+
+/// Tags of routes.
+pub(super) const EVENTS: &str = "events";
+pub(super) const NODE: &str = "node";
+pub(super) const PEERS: &str = "peers";
+pub(super) const LOG: &str = "log";
+
+const TAGS: [(&str, &str); 4] = [
+    (EVENTS, "Publishing and reading events"),
+    (NODE, "The node and what it subscribes to"),
+    (PEERS, "Whom the node is linked to"),
+    (LOG, "What the node holds, as a whole"),
+];
+
+/// The description without routes.
+pub(super) fn about() -> OpenApi {
+    let license = LicenseBuilder::new().name(env!("CARGO_PKG_LICENSE")).identifier(Some(env!("CARGO_PKG_LICENSE")));
+    let info = InfoBuilder::new()
+        .title("Roundelay")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("An event mesh without a broker: the API of a node"))
+        .license(Some(license.build()));
+    let tags = TAGS.map(|(name, words)| TagBuilder::new().name(name).description(Some(words)).build());
+    // Every route may answer with a problem, so no route names it.
+    let mut schemas = vec![(Problem::name().into_owned(), Problem::schema())];
+    Problem::schemas(&mut schemas);
+    let components = ComponentsBuilder::new().schemas_from_iter(schemas).build();
+    OpenApiBuilder::new().info(info).tags(Some(tags)).components(Some(components)).build()
+}
+
+/// Answers with a description, which is written once.
+pub(super) fn serve(description: OpenApi) -> impl Fn() -> Ready<Response> + Clone + Send + Sync + 'static {
+    // It consists of texts and numbers, which are always JSON.
+    let json = Bytes::from(description.to_json().unwrap_or_default());
+    move || ready(([(header::CONTENT_TYPE, "application/json")], json.clone()).into_response())
+}
+
+/// An event as CloudEvents 1.0 describes it in JSON. Further attributes are texts, whole numbers or truth values.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described: events are read and written without it")]
+pub(super) struct CloudEvent {
+    /// Always `1.0`.
+    specversion: String,
+    /// Unique together with the source.
+    id: String,
+    /// Where it happened: a URI reference.
+    source: String,
+    /// What happened.
+    #[schema(rename = "type")]
+    kind: String,
+    /// What it is about, within the source.
+    subject: Option<String>,
+    /// When it happened: RFC 3339.
+    time: Option<String>,
+    /// Media type of the data.
+    datacontenttype: Option<String>,
+    /// Events with one key belong together.
+    partitionkey: Option<String>,
+    /// What ties the events of one process together.
+    correlationid: Option<String>,
+    /// The events that caused it, separated by commas.
+    causationid: Option<String>,
+    /// Data that is JSON or text.
+    data: Option<serde_json::Value>,
+    /// Other data, in base64.
+    data_base64: Option<String>,
+    /// Set by the node that is read from: the topic.
+    rdltopic: Option<String>,
+    /// Set by the node that is read from: the peer id of the author.
+    rdlauthor: Option<String>,
+    /// Set by the node that is read from: the sequence number in the author's log of the topic.
+    rdlseq: Option<String>,
+    /// Set by the node that is read from: the arrival number of its batch there.
+    rdlarrival: Option<String>,
+    /// Set by the node that is read from: its stamp.
+    rdlhlc: Option<String>,
+}

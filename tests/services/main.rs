@@ -1,0 +1,10 @@
+//! Services beside real daemons: what they say over HTTP, and what programs in other languages make of it. One
+//! behaviour a module, over the harness in `tests/harness`.
+//!
+//! Run one with `cargo test --test services description::`. What needs more than the daemon, such as Python, says so and
+//! is skipped where that is missing; `ROUNDELAY_NO_SKIP=1` makes it fail instead.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod description;
