@@ -20,7 +20,7 @@ use roundelay_protocol::write_set::Mark;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Parts, Peers, Publish, TOPICS_MARK};
-use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, Salvaged, Snapshot};
+use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
 use crate::mesh::{self, Mesh, MeshCommand, MeshConfig, MeshCounters};
 use crate::peer_id::{peer_id_of, text_of};
 use crate::record::{Directory, NodeRecord};
@@ -163,6 +163,7 @@ struct Inner {
     started: Instant,
     epoch: StoreEpoch,
     mesh: Mesh,
+    log: Log,
     reader: LogReader,
     publishes: mpsc::Sender<Publish>,
     calls: mpsc::Sender<Call>,
@@ -250,7 +251,7 @@ impl Node {
         let parts = Parts {
             replica,
             epoch: snapshot.epoch,
-            log,
+            log: log.clone(),
             log_events,
             mesh: mesh.clone(),
             mesh_events,
@@ -270,6 +271,7 @@ impl Node {
             started: Instant::now(),
             epoch: snapshot.epoch,
             mesh,
+            log,
             reader,
             publishes,
             calls,
@@ -485,6 +487,14 @@ impl Node {
     #[must_use]
     pub fn log(&self) -> LogReader {
         self.0.reader.clone()
+    }
+
+    /// See [`Log::rewrite`].
+    ///
+    /// # Errors
+    /// When there is too little room for the copy, or it fails: the store goes on as it was. When the node has stopped.
+    pub async fn rewrite_log(&self) -> Result<RewriteReport, LogError> {
+        self.0.log.rewrite().await
     }
 
     /// What the mesh layer counted.

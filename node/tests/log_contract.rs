@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use log_support::{CheapSigner, batch, copy_dir, key_of, link, topic};
 use proptest::prelude::*;
-use roundelay::log::{LogOptions, MemoryStore, SledStore, Snapshot, Store};
+use roundelay::log::{LogOptions, MemoryStore, RewriteStep, SledStore, Snapshot, Store};
 use roundelay_protocol::batch::{Link, VerifiedBatch};
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::{Arrival, BatchHash, Chain, StoreEpoch};
@@ -20,11 +20,29 @@ const TOPICS: [&str; 3] = ["a", "b.c", "b.d"];
 
 #[derive(Debug, Clone)]
 enum Op {
-    Append { batches: Vec<NewBatch>, record: bool, mark: Option<(u8, Option<u8>)>, prune: Vec<u16> },
-    Announce { log: u8, announced: u64 },
+    Append {
+        batches: Vec<NewBatch>,
+        record: bool,
+        mark: Option<(u8, Option<u8>)>,
+        prune: Vec<u16>,
+    },
+    Announce {
+        log: u8,
+        announced: u64,
+    },
     Sync,
     Crash,
-    Read { place: u16, other: u16, batches: usize, bytes: usize },
+    /// Goes on with a rewrite, by so many steps of so many bytes.
+    Rewrite {
+        steps: usize,
+        bytes: usize,
+    },
+    Read {
+        place: u16,
+        other: u16,
+        batches: usize,
+        bytes: usize,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -51,6 +69,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u8..5, 0..=MAX_SEQ).prop_map(|(log, announced)| Op::Announce { log, announced }),
         4 => Just(Op::Sync),
         1 => Just(Op::Crash),
+        2 => (1usize..6, 1usize..4000).prop_map(|(steps, bytes)| Op::Rewrite { steps, bytes }),
         4 => (any::<u16>(), any::<u16>(), 0usize..6, 0usize..100_000)
             .prop_map(|(place, other, batches, bytes)| Op::Read { place, other, batches, bytes }),
     ]
@@ -258,6 +277,8 @@ fn assert_same(found: &[(Arrival, VerifiedBatch)], expected: &[(Arrival, Verifie
 trait Crash {
     fn store(&mut self) -> &mut dyn Store;
     fn crash(&mut self) -> Snapshot;
+    /// Does a part of a rewrite. Says whether everything is synced now.
+    fn rewrite(&mut self, bytes: usize) -> bool;
 }
 
 impl Crash for MemoryStore {
@@ -269,6 +290,10 @@ impl Crash for MemoryStore {
         MemoryStore::crash(self);
         self.snapshot()
     }
+
+    fn rewrite(&mut self, _bytes: usize) -> bool {
+        false
+    }
 }
 
 /// A sled store, whose files are copied away at a crash.
@@ -276,6 +301,7 @@ struct OnDisk {
     store: SledStore,
     dir: tempfile::TempDir,
     options: LogOptions,
+    rewriting: bool,
 }
 
 impl OnDisk {
@@ -284,7 +310,7 @@ impl OnDisk {
         let options = LogOptions { tail_cache_bytes, sled_cache_bytes: 1 << 20, ..LogOptions::default() };
         let (store, snapshot) = SledStore::open(&dir.path().join("log"), &options).unwrap();
         assert_eq!(snapshot.last_arrival, Arrival(0));
-        Self { store, dir, options }
+        Self { store, dir, options, rewriting: false }
     }
 }
 
@@ -295,12 +321,24 @@ impl Crash for OnDisk {
 
     fn crash(&mut self) -> Snapshot {
         let copy = tempfile::tempdir().unwrap();
-        copy_dir(&self.dir.path().join("log"), &copy.path().join("log"));
+        copy_dir(self.dir.path(), copy.path());
         let (store, snapshot) = SledStore::open(&copy.path().join("log"), &self.options).unwrap();
         self.store = store;
         self.dir = copy;
+        self.rewriting = false;
+        assert!(!self.dir.path().join("log.rewriting").exists());
         assert_eq!(std::fs::read_dir(self.dir.path().join("log/blobs")).unwrap().count(), 0);
         snapshot
+    }
+
+    fn rewrite(&mut self, bytes: usize) -> bool {
+        let begins = !std::mem::replace(&mut self.rewriting, true);
+        match self.store.rewrite_step(bytes).unwrap() {
+            RewriteStep::Copied | RewriteStep::Waiting => {}
+            RewriteStep::Done(_) => self.rewriting = false,
+            RewriteStep::GivenUp(why) => panic!("{why}"),
+        }
+        begins
     }
 }
 
@@ -362,6 +400,13 @@ fn run(crash: &mut dyn Crash, ops: &[Op]) {
                 crash.store().sync().unwrap();
                 durable = model.sets.len();
                 model.view(durable).check_all(crash.store());
+            }
+            Op::Rewrite { steps, bytes } => {
+                for _ in 0..*steps {
+                    if crash.rewrite(*bytes) {
+                        durable = model.sets.len();
+                    }
+                }
             }
             Op::Crash => {
                 let snapshot = crash.crash();

@@ -8,7 +8,10 @@ use std::io::Write;
 use std::path::Path;
 
 use log_support::{Line, copy_dir};
-use roundelay::log::{Log, LogError, LogEvent, LogOptions, Opened, SubmitError, backup, restore, verify};
+use roundelay::log::{
+    Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteStep, SledStore, Store, SubmitError, backup,
+    restore, verify,
+};
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::write_set::WriteSet;
 use tempfile::tempdir;
@@ -82,7 +85,6 @@ async fn a_failed_sync_ends_the_log_and_shows_nothing_of_what_failed() {
 
 #[tokio::test]
 async fn what_is_not_durable_is_not_shown() {
-    use roundelay::log::{SledStore, Store};
     let home = tempdir().unwrap();
     let (mut store, _) = SledStore::open(home.path(), &LogOptions::default()).unwrap();
     let mut line = Line::new(1, "a");
@@ -260,5 +262,130 @@ async fn no_mix_of_sizes_and_prunes_makes_blob_files() {
         matches!(problem, Count { .. } | Parent(_) | Tip { .. })
     };
     assert!(report.problems.iter().all(sound), "{:?}", report.problems);
+    again.log.close().await;
+}
+
+/// All that a store has: batches, records and marks, the chain and what was pruned.
+fn contents(reader: &LogReader, line: &Line) -> (Vec<(Arrival, bytes::Bytes)>, String) {
+    let last = reader.last_arrival();
+    let batches = reader.scan(Arrival(0), usize::MAX, usize::MAX).unwrap();
+    let rest = format!(
+        "{:?} {:?} {:?} {:?}",
+        reader.record(&line.record.key).unwrap(),
+        reader.marks(b"").unwrap(),
+        reader.range(&line.record.key, 0, u64::MAX, usize::MAX).unwrap().len(),
+        (0..=last.0).map(|at| reader.chain_at(Arrival(at)).unwrap()).collect::<Vec<_>>(),
+    );
+    (batches.into_iter().map(|(arrival, batch)| (arrival, batch.bytes().clone())).collect(), rest)
+}
+
+/// A write set that prunes the batch before the last `kept`, as the replica would.
+fn set_and_prune(line: &mut Line, pruned: u64) -> WriteSet {
+    line.record.events -= 2;
+    line.record.floor += 2;
+    line.record.bytes -= line.sizes.pop_front().unwrap();
+    let set = set(line, 1, 2, if pruned.is_multiple_of(3) { 20_000 } else { 100 });
+    let marks = vec![(
+        format!("mark{}", pruned % 7).into_bytes(),
+        (!pruned.is_multiple_of(5)).then(|| vec![pruned as u8; 100]),
+    )];
+    WriteSet { pruned: vec![Arrival(pruned)], marks, ..set }
+}
+
+#[test]
+fn power_lost_at_any_step_of_a_rewrite_leaves_one_whole_store() {
+    let home = tempdir().unwrap();
+    let dir = home.path().join("log");
+    let options = LogOptions { tail_cache_bytes: 0, ..LogOptions::default() };
+    let (mut store, snapshot) = SledStore::open(&dir, &options).unwrap();
+    let reader = store.reader();
+    let mut line = Line::new(1, "a");
+    for token in 0..40 {
+        store.append(set(&mut line, 1, 2, if token % 3 == 0 { 20_000 } else { 100 })).unwrap();
+    }
+    store.sync().unwrap();
+    let judge = |line: &Line, what: &str| {
+        let copies = tempdir().unwrap();
+        copy_dir(home.path(), copies.path());
+        let (copy, found) = SledStore::open(&copies.path().join("log"), &options).unwrap();
+        assert!(!copies.path().join("log.rewriting").exists(), "{what}");
+        assert_eq!((found.epoch, found.last_arrival), (snapshot.epoch, reader.last_arrival()), "{what}");
+        assert!(contents(&copy.reader(), line) == contents(&reader, line), "{what}");
+        assert_eq!(verify(&copy.reader(), |_, _| {}).unwrap().problems, [], "{what}");
+    };
+    let mut steps = 0;
+    for pruned in 1.. {
+        let step = store.rewrite_step(50_000).unwrap();
+        steps += 1;
+        judge(&line, &format!("{steps} steps"));
+        match step {
+            RewriteStep::Copied | RewriteStep::Waiting => {}
+            RewriteStep::Done(_) => break,
+            RewriteStep::GivenUp(why) => panic!("{why}"),
+        }
+        store.append(set_and_prune(&mut line, pruned)).unwrap();
+        store.sync().unwrap();
+        judge(&line, &format!("a write after {steps} steps"));
+    }
+    assert!(steps > 5, "{steps}");
+    store.append(set(&mut line, 1, 1, 10)).unwrap();
+    store.sync().unwrap();
+    judge(&line, "a write afterwards");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_rewritten_while_it_is_written_read_and_backed_up() {
+    let home = tempdir().unwrap();
+    let dir = home.path().join("log");
+    let options = LogOptions { tail_cache_bytes: 0, ..LogOptions::default() };
+    let mut opened = Log::open(&dir, options.clone()).unwrap();
+    let mut line = Line::new(1, "a");
+    opened.log.submit(0, set(&mut line, 300, 2, 20_000)).await.unwrap();
+    stored(&mut opened, 0).await;
+    let reader = opened.log.reader();
+    let reading = std::thread::spawn({
+        let (reader, key) = (reader.clone(), line.record.key.clone());
+        move || {
+            let mut rounds = 0;
+            while reader.last_arrival() < Arrival(1200) {
+                let found = reader.scan(Arrival(900), 1000, usize::MAX).unwrap();
+                let range = reader.range(&key, 900, 1000, usize::MAX).unwrap();
+                assert!(range.windows(2).all(|pair| pair[0].tip().seq < pair[1].tip().seq));
+                assert!(found.iter().zip(901..).all(|((arrival, _), at)| arrival.0 == at));
+                rounds += 1;
+            }
+            rounds
+        }
+    });
+    let rewriting: Vec<_> = (0..3)
+        .map(|_| {
+            tokio::spawn({
+                let log = opened.log.clone();
+                async move { log.rewrite().await.unwrap() }
+            })
+        })
+        .collect();
+    for token in 1..=900 {
+        opened.log.submit(token, set_and_prune(&mut line, token)).await.unwrap();
+        stored(&mut opened, token).await;
+        if token == 100 {
+            backup(&reader, &home.path().join("backup")).unwrap();
+        }
+    }
+    for rewriting in rewriting {
+        rewriting.await.unwrap();
+    }
+    assert!(reading.join().unwrap() > 0);
+    let before = contents(&reader, &line);
+    let report = opened.log.rewrite().await.unwrap();
+    assert!(report.bytes_after < report.bytes_before, "{report:?}");
+    assert_eq!(reader.size_on_disk(), report.bytes_after);
+    assert!(contents(&reader, &line) == before);
+    assert_eq!(verify(&reader, |_, _| {}).unwrap().problems, []);
+    opened.log.close().await;
+    assert!(!home.path().join("log.rewriting").exists());
+    let again = Log::open(&dir, options).unwrap();
+    assert_eq!(again.snapshot.epoch, opened.snapshot.epoch);
+    assert!(contents(&again.log.reader(), &line) == before);
     again.log.close().await;
 }

@@ -143,3 +143,58 @@ async fn pruned_space_is_used_again() {
     opened.log.close().await;
     assert_eq!(std::fs::read_dir(home.path().join("blobs")).unwrap().count(), 0);
 }
+
+#[ignore = "a measurement"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pruned_space_comes_back() {
+    for kept in [100u64, 4000, 40_000] {
+        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut opened = Log::open(home.path(), LogOptions::default()).unwrap();
+        let (mut lines, mut arrival) = ((0..50).map(|author| Line::new(author, "a")).collect::<Vec<_>>(), 0u64);
+        let (mut largest, mut size, mut rewrites) = (0, 0, 0);
+        let (mut pauses, mut writing) = (Vec::new(), Duration::ZERO);
+        let started = Instant::now();
+        while arrival < 4 * kept.max(30_000) {
+            let line = &mut lines[(arrival % 50) as usize];
+            let batches = vec![line.seal_next(if arrival % 5 == 0 { 20 } else { 1 }, 256)];
+            arrival += 1;
+            let pruned = arrival.checked_sub(kept).filter(|gone| *gone > 0).map(Arrival).into_iter().collect();
+            let set = WriteSet { batches, pruned, logs: vec![line.record.clone()], ..WriteSet::default() };
+            let submitted = Instant::now();
+            opened.log.submit(0, set).await.unwrap();
+            let Some(LogEvent::Stored { .. }) = opened.events.recv().await else { panic!("failed") };
+            pauses.push(submitted.elapsed());
+            writing += submitted.elapsed();
+            let now = opened.log.reader().size_on_disk();
+            rewrites += u32::from(now < size);
+            (size, largest) = (now, largest.max(now));
+        }
+        pauses.sort();
+        let at = |part: f64| pauses[((pauses.len() - 1) as f64 * part) as usize];
+        let bytes: u64 = opened
+            .log
+            .reader()
+            .scan(Arrival(0), usize::MAX, usize::MAX)
+            .unwrap()
+            .iter()
+            .map(|(_, batch)| batch.bytes().len() as u64)
+            .sum();
+        let before = opened.log.reader().size_on_disk();
+        let asked = Instant::now();
+        let report = opened.log.rewrite().await.unwrap();
+        eprintln!(
+            "{kept} batches kept, {} MB: at most {} MB on disk, {rewrites} rewrites in {:.0?}; a write takes {:.1?}, 99.9 % {:.1?}, at most {:.1?}; \
+             asked for, from {} MB to {} MB in {:.1?}",
+            bytes / 1_000_000,
+            largest / 1_000_000,
+            started.elapsed(),
+            at(0.5),
+            at(0.999),
+            at(1.0),
+            before / 1_000_000,
+            report.bytes_after / 1_000_000,
+            asked.elapsed(),
+        );
+        opened.log.close().await;
+    }
+}

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::lines::{Lines, LinesError};
 use super::types::{
-    AddPeer, BATCH_CONTENT_TYPE, BackedUp, BackupRequest, DEFAULT_ACK_TIMEOUT_MS, EventsQuery, Imported,
+    AddPeer, BATCH_CONTENT_TYPE, BackedUp, BackupRequest, Compacted, DEFAULT_ACK_TIMEOUT_MS, EventsQuery, Imported,
     NDJSON_CONTENT_TYPE, Problem, PublishOptions, Published, Removed, VerifyLine,
 };
 use crate::home::Home;
@@ -262,6 +262,14 @@ impl Client {
     pub async fn backup(&self, file: &str) -> Result<BackedUp> {
         let request = self.request(Method::POST, &["log", "backup"]).json(&BackupRequest { file: file.to_owned() });
         self.read(self.send(request).await?).await
+    }
+
+    /// Has the node rewrite its store, so that the space of what was pruned comes back.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn compact(&self) -> Result<Compacted> {
+        self.read(self.send(self.request(Method::POST, &["log", "compact"])).await?).await
     }
 
     /// Tells the node to stop, and does not wait until it has.

@@ -26,7 +26,7 @@ use super::peers::parse_pattern;
 use super::problem::ApiError;
 use super::publish::parse_topic;
 use super::server::Api;
-use super::types::{BackedUp, BackupRequest, Code, Imported, NDJSON_CONTENT_TYPE, VerifyLine};
+use super::types::{BackedUp, BackupRequest, Code, Compacted, Imported, NDJSON_CONTENT_TYPE, VerifyLine};
 use crate::cloudevents::{CloudEventError, read_event};
 use crate::log;
 use crate::node::CallError;
@@ -249,4 +249,15 @@ pub(super) async fn backup(
     });
     let report = report.await.map_err(|error| ApiError::new(Code::Internal, error))??;
     Ok(Json(BackedUp { file, bytes: report.bytes, last_arrival: report.last_arrival.0 }))
+}
+
+/// Rewrites the store into a fresh one, so that the space of what was pruned comes back. The node goes on meanwhile.
+#[utoipa::path(
+    post,
+    path = "/log/compact",
+    tag = openapi::LOG,
+    responses((status = 200, body = Compacted), ApiError)
+)]
+pub(super) async fn compact(State(api): State<Api>) -> Result<Json<Compacted>, ApiError> {
+    Ok(Json(api.node.rewrite_log().await?.into()))
 }

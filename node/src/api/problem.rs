@@ -66,6 +66,7 @@ fn describe(code: Code) -> (StatusCode, &'static str) {
         Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The media type is not taken here"),
         Code::StoreFull => (StatusCode::INSUFFICIENT_STORAGE, "The store is full"),
         Code::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
+        Code::NotCompacted => (StatusCode::INSUFFICIENT_STORAGE, "The log was not compacted"),
         Code::AcksTimeout => (StatusCode::GATEWAY_TIMEOUT, "Stored, but acknowledged by too few peers"),
         Code::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "The node is stopping"),
         Code::Clock => (StatusCode::INTERNAL_SERVER_ERROR, "The clock is wrong"),
@@ -127,6 +128,7 @@ impl From<LogError> for ApiError {
         match error {
             LogError::Closed => Self::new(Code::Stopped, "the node is stopping"),
             LogError::BackupRunning => Self::new(Code::Busy, error),
+            LogError::NotRewritten { .. } => Self::new(Code::NotCompacted, error),
             _ => Self::new(Code::Log, error),
         }
     }

@@ -131,6 +131,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(log::export))
         .routes(routes!(log::verify))
         .routes(routes!(log::backup))
+        .routes(routes!(log::compact))
         .route_layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     // An import is read a line at a time, so it may be of any length.
     let v1 = limited.routes(routes!(log::import));

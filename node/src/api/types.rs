@@ -105,6 +105,8 @@ pub enum Code {
     Clock,
     /// Stored here, but not on as many peers as asked, in time.
     AcksTimeout,
+    /// The log was not compacted, for lack of room; it goes on as it was.
+    NotCompacted,
     /// The log cannot be read or written.
     Log,
     /// The node is stopping or has stopped.
@@ -251,6 +253,21 @@ pub struct BackedUp {
     pub bytes: u64,
     /// The last arrival number in it.
     pub last_arrival: u64,
+}
+
+/// What rewriting the store brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Compacted {
+    /// Bytes of the store's file before.
+    pub bytes_before: u64,
+    /// Bytes of the store's file after.
+    pub bytes_after: u64,
+}
+
+impl std::convert::From<crate::log::RewriteReport> for Compacted {
+    fn from(report: crate::log::RewriteReport) -> Self {
+        Self { bytes_before: report.bytes_before, bytes_after: report.bytes_after }
+    }
 }
 
 /// A line of the answer to a verification: any number of `progress`, then one `report`.

@@ -25,6 +25,7 @@ Examples:
   roundelay log export orders.placed       events as CloudEvents, one a line
   roundelay log import events.ndjson       publish events that were exported
   roundelay log backup /var/backups/a.rdl  a consistent copy of a running node
+  roundelay log compact                    give the space of what was pruned back
   roundelay log holes                      what is known to be missing";
 
 /// Check, copy and move what the node holds.
@@ -67,6 +68,12 @@ enum Command {
         /// The file to read
         file: PathBuf,
     },
+    /// Give the space of what was pruned back to the disk; works with and without a running node
+    #[command(
+        after_help = "The store is copied into a fresh one, which takes its place: that needs room for the copy. A node does so \
+                      by itself when its store has much more on disk than it holds.\n\nExamples:\n  roundelay log compact\n  roundelay log compact --json"
+    )]
+    Compact,
     /// Show what the node knows of and does not have
     #[command(after_help = "Examples:\n  roundelay log holes\n  roundelay log holes --json")]
     Holes,
@@ -83,6 +90,7 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
         Command::Import { file } => ("the import has not ended", Box::pin(transfer::import(&context, &client, file))),
         Command::Backup { file } => ("the backup has not ended", Box::pin(transfer::backup(&context, &client, file))),
         Command::Restore { file } => ("the restore has not ended", Box::pin(transfer::restore(&context, file))),
+        Command::Compact => ("the log is still being compacted", Box::pin(transfer::compact(&context, &client))),
         Command::Holes => ("the node has not answered", Box::pin(holes(&context, &client))),
     };
     context.within(what, work).await

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::ids::{Arrival, Chain, StoreEpoch};
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use super::gate::Gate;
 use super::last_run;
 use super::layout::{self, FORMAT, Row, STORE_KEY, StoreRow};
 use super::mask::Mask;
+use super::rewrite;
 use super::tail::Tail;
 use super::{LogOptions, Snapshot};
 
@@ -81,6 +82,11 @@ impl Shared {
         LogError::damaged(&self.dir, what.to_string())
     }
 
+    /// Holds readers off, to give them another store. `None` when they do not let go in time.
+    pub(super) fn try_replace(&self, patience: Duration) -> Option<RwLockWriteGuard<'_, Option<sled::Db>>> {
+        self.db.try_write_for(patience)
+    }
+
     /// Lets go of sled. Readers get [`LogError::Closed`] from here on.
     pub(super) fn close(&self) {
         drop(self.db.write().take());
@@ -141,6 +147,10 @@ fn open_unguarded(dir: &Path, options: &LogOptions) -> Result<Disk, LogError> {
         gate: Gate::default(),
         damage: watch::Sender::new(None),
     };
+    let leftover = rewrite::leftover_path(dir);
+    if let Err(error) = rewrite::remove_leftover(&leftover) {
+        tracing::warn!(%error, path = %leftover.display(), "cannot remove what a rewrite of the log left");
+    }
     let batch_bytes = total_bytes.saturating_sub(store.pruned_bytes);
     let snapshot = Snapshot { epoch: store.epoch, last_arrival, chain, records, batch_bytes };
     Ok(Disk { shared: shared.into(), db, file, store, total_bytes, snapshot })
@@ -190,7 +200,7 @@ pub(super) fn sync_folder(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-fn last_row(dir: &Path, db: &sled::Db) -> Result<(Arrival, Chain, u64), LogError> {
+pub(super) fn last_row(dir: &Path, db: &sled::Db) -> Result<(Arrival, Chain, u64), LogError> {
     let Some(last) = db.scan_prefix(b"a").next_back() else { return Ok((Arrival(0), Chain::default(), 0)) };
     let (key, value) = last.map_err(LogError::reading(dir))?;
     match (layout::row_arrival(&key), Row::decode(&value)) {

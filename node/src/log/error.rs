@@ -81,6 +81,14 @@ pub enum LogError {
     /// Another backup of the same log is running. Nothing was written: wait for it.
     #[error("another backup is running: wait for it to end")]
     BackupRunning,
+    /// The store was not rewritten: it is as it was, and goes on.
+    #[error("the log in {dir} was not rewritten: {detail}; nothing was changed")]
+    NotRewritten {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Why not, and what would help.
+        detail: String,
+    },
     /// A restore needs a folder that does not exist or is empty. Nothing was restored.
     #[error("{dir} is not empty: restore into a new folder")]
     NotEmpty {

@@ -95,6 +95,11 @@ impl Drop for Held<'_> {
 }
 
 impl Gate {
+    /// Whether a backup runs.
+    pub(super) fn is_logging(&self) -> bool {
+        self.state.lock().pruned.is_some()
+    }
+
     /// Stops keeping keys.
     pub(super) fn stop_logging(&self) {
         self.state.lock().pruned = None;

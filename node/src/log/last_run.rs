@@ -1,8 +1,9 @@
-//! What a run of the log leaves for the next one, in two small files beside sled's.
+//! What a run of the log leaves for the next one, in small files beside sled's.
 //!
 //! ```text
 //! durable    epoch u64 | arrival u64 | chain 16 | BLAKE3 of these, its first 16 bytes
 //! failed     what went wrong, in words
+//! rewritten  bytes of sled's file after the store was last rewritten, in decimal
 //! ```
 //!
 //! - `durable` says up to where the store was durable. It is written after each sync and not synced itself, so it never
@@ -20,6 +21,7 @@ use roundelay_protocol::ids::{Arrival, Chain, StoreEpoch};
 
 const DURABLE_FILE: &str = "durable";
 const FAILED_FILE: &str = "failed";
+const REWRITTEN_FILE: &str = "rewritten";
 /// Bytes of a reason that are read back.
 const MAX_REASON_BYTES: usize = 4096;
 const SAID_BYTES: usize = 32;
@@ -103,6 +105,16 @@ pub(super) fn forget_failure(dir: &Path) {
         }
         _ => {}
     }
+}
+
+/// Leaves word of how large sled's file is after a rewrite.
+pub(super) fn note_rewritten(dir: &Path, bytes: u64) -> io::Result<()> {
+    fs::write(dir.join(REWRITTEN_FILE), bytes.to_string())
+}
+
+/// Bytes of sled's file after the last rewrite; 0 when there was none, or that is not known.
+pub(super) fn rewritten(dir: &Path) -> u64 {
+    fs::read_to_string(dir.join(REWRITTEN_FILE)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Has the system read the store from the disk anew. What it keeps in memory after a failed sync is not what is there.

@@ -4,15 +4,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use roundelay_protocol::write_set::WriteSet;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::disk::{self, Disk, Shared, panic_text};
 use super::error::LogError;
 use super::last_run;
 use super::reader::LogReader;
+use super::rewrite::{RewriteReport, RewriteStep};
 use super::store::{Appended, Snapshot};
 use super::writer::Writer;
 use super::{LogEvent, LogOptions};
@@ -23,6 +25,15 @@ const MAX_QUEUED: usize = 8192;
 const SET_BYTES: usize = 1024;
 /// A group is closed when it has so many bytes: more makes nothing faster, and readers wait while it is written.
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
+/// Time between two looks whether the store should be rewritten.
+const BLOAT_CHECK: Duration = Duration::from_secs(1);
+/// How long a rewrite that was given up is not begun again unasked.
+const REWRITE_RETRY: Duration = Duration::from_secs(600);
+/// Bytes that a rewrite copies between two groups. It is twice what was written since the last step where that is more, so
+/// that the end is always reached.
+const STEP_BYTES: usize = 256 * 1024;
+/// How long the thread rests while a rewrite waits for readers.
+const REWRITE_REST: Duration = Duration::from_millis(5);
 
 /// A log that was opened.
 pub struct Opened {
@@ -50,6 +61,7 @@ pub struct Log {
 
 enum Message {
     Set(Submission),
+    Rewrite(oneshot::Sender<Result<RewriteReport, String>>),
     Close,
 }
 
@@ -86,7 +98,7 @@ impl Log {
         let dir = disk.shared.dir.clone();
         let snapshot = disk.snapshot.clone();
         let shared = disk.shared.clone();
-        let writer = Writer::new(disk, options.fail_after_syncs);
+        let writer = Writer::new(disk, options);
         let (queue, submissions) = mpsc::channel(MAX_QUEUED);
         let (events, receiver) = mpsc::channel(MAX_QUEUED);
         let (end, ended) = watch::channel(false);
@@ -139,13 +151,26 @@ impl Log {
         };
         match message {
             Message::Set(Submission { set, .. }) => Err((set, error)),
-            Message::Close => Err((WriteSet::default(), error)),
+            Message::Rewrite(_) | Message::Close => Err((WriteSet::default(), error)),
         }
     }
 
     /// A set larger than the whole queue goes alone.
     fn cost(&self, set: &WriteSet) -> u32 {
         u32::try_from(cost(set).min(self.max_bytes)).unwrap_or(u32::MAX)
+    }
+
+    /// Rewrites the store into a fresh one, so that the space of what was pruned comes back, and waits until that is done.
+    /// The log may be used meanwhile. It does so by itself, too, where that brings much.
+    ///
+    /// # Errors
+    /// When there is too little room for the copy, or it fails: the store goes on as it was. When the log was closed or
+    /// failed.
+    pub async fn rewrite(&self) -> Result<RewriteReport, LogError> {
+        let (reply, done) = oneshot::channel();
+        self.queue.send(Message::Rewrite(reply)).await.map_err(|_| LogError::Closed)?;
+        let done = done.await.map_err(|_| LogError::Closed)?;
+        done.map_err(|detail| LogError::NotRewritten { dir: self.shared.dir.clone(), detail })
     }
 
     /// A reader of this log. It outlives the log, but answers [`LogError::Closed`] then.
@@ -173,58 +198,71 @@ fn cost(set: &WriteSet) -> usize {
     SET_BYTES + set.batch_bytes() + set.logs.len() * 512 + set.pruned.len() * 64 + marks.sum::<usize>()
 }
 
-/// Write sets that become durable together.
+/// What was taken from the queue at once.
+#[derive(Default)]
 struct Group {
+    /// Write sets that become durable together.
     sets: Vec<Submission>,
+    bytes: usize,
+    /// Who asks for the store to be rewritten.
+    rewrites: Vec<oneshot::Sender<Result<RewriteReport, String>>>,
     /// No more are to come.
     last: bool,
 }
 
-/// Takes what is queued, up to a bound.
-fn next_group(queue: &mut mpsc::Receiver<Message>) -> Group {
-    let mut group = Group { sets: Vec::new(), last: false };
-    let mut bytes = 0;
-    let mut next = queue.blocking_recv();
-    loop {
-        match next {
+/// Takes what is queued, up to a bound; waits for something unless there is other work.
+fn next_group(queue: &mut mpsc::Receiver<Message>, wait: bool) -> Group {
+    let mut group = Group::default();
+    let mut next = if wait { Ok(queue.blocking_recv()) } else { try_next(queue) };
+    while let Ok(message) = next {
+        match message {
             Some(Message::Set(submission)) => {
-                bytes += cost(&submission.set);
+                group.bytes += cost(&submission.set);
                 group.sets.push(submission);
             }
+            Some(Message::Rewrite(reply)) => group.rewrites.push(reply),
             Some(Message::Close) | None => {
                 group.last = true;
-                return group;
+                break;
             }
         }
-        if bytes >= GROUP_BYTES {
-            return group;
+        if group.bytes >= GROUP_BYTES {
+            break;
         }
-        match queue.try_recv() {
-            Ok(message) => next = Some(message),
-            Err(_) => return group,
-        }
+        next = try_next(queue);
+    }
+    group
+}
+
+/// `Err` when nothing is there yet, `None` when nothing will be.
+fn try_next(queue: &mut mpsc::Receiver<Message>) -> Result<Option<Message>, ()> {
+    match queue.try_recv() {
+        Ok(message) => Ok(Some(message)),
+        Err(mpsc::error::TryRecvError::Empty) => Err(()),
+        Err(mpsc::error::TryRecvError::Disconnected) => Ok(None),
     }
 }
 
 fn run(mut writer: Writer, mut queue: mpsc::Receiver<Message>, events: &mpsc::Sender<LogEvent>) {
+    let mut rewriting = Rewriting::new();
+    rewriting.look(&mut writer);
     loop {
-        let group = next_group(&mut queue);
+        let mut group = next_group(&mut queue, !writer.is_rewriting());
         let last = group.last;
-        let outcome = catch_unwind(AssertUnwindSafe(|| store(&mut writer, group.sets)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let stored = if group.sets.is_empty() { Vec::new() } else { store(&mut writer, group.sets)? };
+            for event in stored {
+                // Nobody may be listening any more while the rest is being stored.
+                let _ = events.blocking_send(event);
+            }
+            if last { Ok(()) } else { rewriting.go_on(&mut writer, group.bytes, &mut group.rewrites) }
+        }));
         let outcome = outcome.unwrap_or_else(|panic| Err(LogError::write(writer.dir(), panic_text(&*panic))));
-        match outcome {
-            Ok(stored) => {
-                for event in stored {
-                    // Nobody may be listening any more while the rest is being stored.
-                    let _ = events.blocking_send(event);
-                }
-            }
-            Err(error) => {
-                last_run::note_failure(writer.dir(), &error.to_string());
-                queue.close();
-                let _ = events.blocking_send(LogEvent::Failed { error });
-                break;
-            }
+        if let Err(error) = outcome {
+            last_run::note_failure(writer.dir(), &error.to_string());
+            queue.close();
+            let _ = events.blocking_send(LogEvent::Failed { error });
+            break;
         }
         if last {
             break;
@@ -232,6 +270,77 @@ fn run(mut writer: Writer, mut queue: mpsc::Receiver<Message>, events: &mpsc::Se
     }
     // Sled may panic on the way out of a store that failed; it has nothing to say that was not said.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(writer)));
+}
+
+/// When the store is rewritten, and who waits for that.
+struct Rewriting {
+    next_look: Instant,
+    waiting: Vec<oneshot::Sender<Result<RewriteReport, String>>>,
+}
+
+impl Rewriting {
+    fn new() -> Self {
+        Self { next_look: Instant::now(), waiting: Vec::new() }
+    }
+
+    /// Begins a rewrite where it brings much.
+    fn look(&mut self, writer: &mut Writer) {
+        let now = Instant::now();
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + BLOAT_CHECK;
+        if writer.is_bloated() {
+            self.start(writer);
+        }
+    }
+
+    fn start(&mut self, writer: &mut Writer) {
+        match writer.start_rewrite() {
+            Ok(()) => tracing::info!("rewriting the log, to give space back"),
+            Err(why) => self.end(Err(why)),
+        }
+    }
+
+    /// Does what there is to be done between two groups.
+    fn go_on(
+        &mut self,
+        writer: &mut Writer,
+        written_bytes: usize,
+        asked: &mut Vec<oneshot::Sender<Result<RewriteReport, String>>>,
+    ) -> Result<(), LogError> {
+        if !asked.is_empty() {
+            self.waiting.append(asked);
+            self.start(writer);
+        }
+        if !writer.is_rewriting() {
+            self.look(writer);
+            return Ok(());
+        }
+        match writer.step_rewrite(STEP_BYTES.max(2 * written_bytes))? {
+            RewriteStep::Copied => {}
+            RewriteStep::Waiting => std::thread::sleep(REWRITE_REST),
+            RewriteStep::Done(report) => self.end(Ok(report)),
+            RewriteStep::GivenUp(why) => self.end(Err(why)),
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, outcome: Result<RewriteReport, String>) {
+        match &outcome {
+            Ok(RewriteReport { bytes_before, bytes_after }) => {
+                tracing::info!(bytes_before, bytes_after, "the log was rewritten");
+            }
+            Err(why) => {
+                tracing::warn!("the log was not rewritten: {why}; it goes on as it was");
+                self.next_look = Instant::now() + REWRITE_RETRY;
+            }
+        }
+        for reply in self.waiting.drain(..) {
+            // Whoever asked may have gone.
+            let _ = reply.send(outcome.clone());
+        }
+    }
 }
 
 fn store(writer: &mut Writer, sets: Vec<Submission>) -> Result<Vec<LogEvent>, LogError> {

@@ -12,6 +12,7 @@ use super::LogOptions;
 use super::disk;
 use super::error::LogError;
 use super::reader::LogReader;
+use super::rewrite::RewriteStep;
 use super::store::{Appended, Mark, Scan, Snapshot, Store, Stored};
 use super::writer::Writer;
 
@@ -30,7 +31,25 @@ impl SledStore {
         let disk = disk::open(dir, options)?;
         let snapshot = disk.snapshot.clone();
         let reader = LogReader { shared: disk.shared.clone() };
-        Ok((Self { writer: Writer::new(disk, options.fail_after_syncs), reader }, snapshot))
+        Ok((Self { writer: Writer::new(disk, options), reader }, snapshot))
+    }
+
+    /// Does a part of a rewrite of the store into a fresh one: copies about so many bytes, or changes the stores when all
+    /// is copied. Syncs, and begins a rewrite, where none is under way. Call it until it is done or given up; the store may
+    /// be used in between.
+    ///
+    /// # Errors
+    /// When the store cannot go on: the outcome is unknown, reopen it.
+    pub fn rewrite_step(&mut self, copy_bytes: usize) -> Result<RewriteStep, LogError> {
+        if !self.writer.is_rewriting() {
+            self.writer.sync()?;
+            if let Err(why) = self.writer.start_rewrite() {
+                return Ok(RewriteStep::GivenUp(why));
+            }
+        }
+        let step = self.writer.step_rewrite(copy_bytes)?;
+        self.writer.remover.wait();
+        Ok(step)
     }
 
     /// A reader of this store.

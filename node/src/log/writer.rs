@@ -11,12 +11,14 @@ use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::{Arrival, Chain};
 use roundelay_protocol::write_set::WriteSet;
 
+use super::LogOptions;
 use super::disk::{Disk, Shared};
 use super::error::LogError;
-use super::last_run::{Durable, Witness};
+use super::last_run::{self, Durable, Witness};
 use super::layout::{
     self, CHUNK_BYTES, HEAD_BYTES, INLINE_BYTES, IndexEntry, LogId, Row, RowBatch, STORE_KEY, StoreRow,
 };
+use super::rewrite::{Remover, Rewrite};
 use super::store::Appended;
 
 /// Rows of pruned batches that one write set clears away beyond as many as it prunes.
@@ -24,15 +26,21 @@ const SPARE_SWEEP: usize = 1024;
 
 /// The writing half of a store.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    db: sled::Db,
-    file: File,
-    store: StoreRow,
-    last: Arrival,
-    chain: Chain,
+    pub(super) shared: Arc<Shared>,
+    pub(super) db: sled::Db,
+    pub(super) file: File,
+    pub(super) store: StoreRow,
+    pub(super) last: Arrival,
+    pub(super) chain: Chain,
     total_bytes: u64,
     pending: Pending,
-    witness: Witness,
+    pub(super) witness: Witness,
+    pub(super) cache_bytes: u64,
+    /// A fresh store that is being filled.
+    pub(super) rewrite: Option<Rewrite>,
+    pub(super) remover: Remover,
+    /// Bytes of sled's file after the last rewrite; 0 when there was none.
+    pub(super) bytes_after_last: u64,
     syncs: u64,
     fail_after_syncs: Option<u64>,
 }
@@ -42,6 +50,10 @@ pub(super) struct Writer {
 struct Pending {
     /// Not given to sled yet.
     batch: sled::Batch,
+    /// The same for the fresh store of a rewrite, while there is one.
+    mirror: Option<sled::Batch>,
+    /// Bytes in `batch`.
+    bytes: usize,
     dirty: bool,
     /// Keys in `batch` whose durable values readers may ask for.
     covered: Vec<Vec<u8>>,
@@ -55,22 +67,39 @@ struct Pending {
 
 impl Pending {
     fn insert(&mut self, key: &[u8], value: impl Into<sled::IVec>) {
+        let value = value.into();
+        self.bytes += key.len() + value.len();
+        if let Some(mirror) = &mut self.mirror {
+            mirror.insert(key, value.clone());
+        }
         self.batch.insert(key, value);
         self.dirty = true;
     }
 
     fn remove(&mut self, key: &[u8]) {
+        self.bytes += key.len();
+        if let Some(mirror) = &mut self.mirror {
+            mirror.remove(key);
+        }
         self.batch.remove(key);
         self.dirty = true;
+    }
+
+    fn prune(&mut self, key: &[u8]) {
+        self.remove(key);
         self.pruned_keys.push(key.to_vec());
     }
 }
 
 impl Writer {
     /// Takes over a store that was just opened.
-    pub(super) fn new(disk: Disk, fail_after_syncs: Option<u64>) -> Self {
+    pub(super) fn new(disk: Disk, options: &LogOptions) -> Self {
         let witness = Witness::open(&disk.shared.dir);
         Self {
+            cache_bytes: options.sled_cache_bytes,
+            rewrite: None,
+            remover: Remover::default(),
+            bytes_after_last: last_run::rewritten(&disk.shared.dir),
             last: disk.snapshot.last_arrival,
             chain: disk.snapshot.chain,
             total_bytes: disk.total_bytes,
@@ -81,7 +110,7 @@ impl Writer {
             pending: Pending::default(),
             witness,
             syncs: 0,
-            fail_after_syncs,
+            fail_after_syncs: options.fail_after_syncs,
         }
     }
 
@@ -114,18 +143,27 @@ impl Writer {
         for (name, value) in set.marks {
             let key = layout::mark_key(&name);
             match value {
-                Some(value) => self.pending.batch.insert(key.as_slice(), value),
-                None => self.pending.batch.remove(key.as_slice()),
+                Some(value) => self.pending.insert(&key, value),
+                None => self.pending.remove(&key),
             }
-            self.pending.dirty = true;
             self.pending.covered.push(key);
         }
-        Ok(Appended {
-            first_arrival,
-            last_arrival: self.last,
-            chain: self.chain,
-            batch_bytes: self.total_bytes.saturating_sub(self.store.pruned_bytes),
-        })
+        Ok(Appended { first_arrival, last_arrival: self.last, chain: self.chain, batch_bytes: self.batch_bytes() })
+    }
+
+    /// Bytes of the batches in the store.
+    pub(super) fn batch_bytes(&self) -> u64 {
+        self.total_bytes.saturating_sub(self.store.pruned_bytes)
+    }
+
+    /// Whether everything that was appended is synced.
+    pub(super) fn is_clean(&self) -> bool {
+        !self.pending.dirty && self.pending.stored.is_empty() && self.pending.pruned_keys.is_empty()
+    }
+
+    /// Whether what is appended from here on shall go to the fresh store of a rewrite, too.
+    pub(super) fn mirror_writes(&mut self, mirror: bool) {
+        self.pending.mirror = mirror.then(sled::Batch::default);
     }
 
     fn append_batch(&mut self, batch: VerifiedBatch) -> LogId {
@@ -199,7 +237,7 @@ impl Writer {
                 break;
             }
             if self.store.floor.0 > 0 {
-                self.pending.remove(&layout::row_key(self.store.floor));
+                self.pending.prune(&layout::row_key(self.store.floor));
             }
             self.store.floor = next;
         }
@@ -221,10 +259,10 @@ impl Writer {
         let Some((log, len, chunks, gone, head)) = found else { return Ok(false) };
         let head = head.map_err(|error| shared.damaged(format!("batch {}: {error}", arrival.0)))?;
         for chunk in 0..chunks {
-            self.pending.remove(&layout::chunk_key(arrival, chunk));
+            self.pending.prune(&layout::chunk_key(arrival, chunk));
         }
-        self.pending.remove(&layout::index_key(log, head.header().last_seq(), &head.hash()));
-        self.pending.remove(&layout::row_key(arrival));
+        self.pending.prune(&layout::index_key(log, head.header().last_seq(), &head.hash()));
+        self.pending.prune(&layout::row_key(arrival));
         self.pending.insert(&layout::row_key(arrival), gone);
         self.store.pruned_bytes += u64::from(len);
         Ok(true)
@@ -250,8 +288,13 @@ impl Writer {
         let dir = &self.shared.dir;
         self.shared.mask.cover(&self.db, self.pending.covered.drain(..)).map_err(LogError::reading(dir))?;
         let batch = std::mem::take(&mut self.pending.batch);
+        let bytes = std::mem::take(&mut self.pending.bytes);
         self.pending.dirty = false;
-        self.db.apply_batch(batch).map_err(|error| LogError::write(dir, error))
+        self.db.apply_batch(batch).map_err(|error| LogError::write(dir, error))?;
+        if let (Some(mirror), Some(rewrite)) = (&mut self.pending.mirror, &mut self.rewrite) {
+            rewrite.mirror(std::mem::take(mirror), bytes);
+        }
+        Ok(())
     }
 
     /// Makes durable and visible what was appended. After an error the outcome is unknown and the writer must not be
@@ -296,6 +339,8 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.gate.close();
+        self.give_up(String::new());
+        self.remover.wait();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Batches for the tests of the log.
 #![allow(dead_code, unreachable_pub)] // each test file uses a part
 
+use std::collections::VecDeque;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -56,6 +57,8 @@ pub struct Line {
     pub topic: Topic,
     pub link: Link,
     pub record: LogRecord,
+    /// Bytes of the batches that were sealed, for those who prune them.
+    pub sizes: VecDeque<u64>,
     hlc: u64,
 }
 
@@ -63,7 +66,7 @@ impl Line {
     pub fn new(author: u8, name: &str) -> Self {
         let signer = Ed25519Signer::from_secret(&[author; 32]);
         let record = LogRecord::new(LogKey { topic: topic(name), author: signer.author() });
-        Self { signer, topic: topic(name), link: Link::default(), record, hlc: 1 << 16 }
+        Self { signer, topic: topic(name), link: Link::default(), record, sizes: VecDeque::new(), hlc: 1 << 16 }
     }
 
     pub fn seal_next(&mut self, count: usize, bytes: usize) -> VerifiedBatch {
@@ -73,6 +76,7 @@ impl Line {
         self.record.tips = [batch.tip()].into_iter().collect();
         self.record.events += count as u64;
         self.record.bytes += batch.bytes().len() as u64;
+        self.sizes.push_back(batch.bytes().len() as u64);
         batch
     }
 }

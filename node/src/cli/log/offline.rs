@@ -7,7 +7,7 @@ use roundelay_protocol::event::Item;
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::Pattern;
 
-use crate::api::types::{BackedUp, Verified};
+use crate::api::types::{BackedUp, Compacted, Verified};
 use crate::cloudevents::{Place, write_event};
 use crate::home::{Home, HomeLock};
 use crate::log::{self, Log, LogOptions, LogReader};
@@ -41,6 +41,21 @@ pub(super) async fn backup(context: &Context, file: &Path) -> Result<BackedUp, C
         Ok(BackedUp { file: file.display().to_string(), bytes: report.bytes, last_arrival: report.last_arrival.0 })
     })
     .await
+}
+
+/// Rewrites the log of a home whose node does not run.
+pub(super) async fn compact(context: &Context) -> Result<Compacted, CliError> {
+    let home = context.home()?;
+    let opened = blocking(move || {
+        let lock = lock_existing(&home)?;
+        Ok((lock, Log::open(&home.log_path(), LogOptions::default())?))
+    });
+    let (lock, opened) = opened.await?;
+    drop(opened.events);
+    let done = opened.log.rewrite().await;
+    opened.log.close().await;
+    drop(lock);
+    Ok(done?.into())
 }
 
 /// Prints the events of a home whose node does not run. Returns how many there were.

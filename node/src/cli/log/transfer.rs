@@ -94,6 +94,19 @@ pub(super) async fn backup(context: &Context, client: &Client, file: PathBuf) ->
     Ok(())
 }
 
+pub(super) async fn compact(context: &Context, client: &Client) -> Result<(), CliError> {
+    let done = match client.compact().await {
+        Ok(done) => done,
+        Err(ClientError::NotReachable { .. }) => offline::compact(context).await?,
+        Err(error) => return Err(error.into()),
+    };
+    let output = &context.output;
+    if output.is_json() {
+        return output.json(&done);
+    }
+    output.line(&format!("{} before, {} after", bytes(done.bytes_before), bytes(done.bytes_after)))
+}
+
 fn refuse_existing(file: &Path) -> Result<(), CliError> {
     if file.exists() {
         return Err(CliError::failure(
