@@ -12,7 +12,6 @@ use crate::api::fuzzing as api;
 use crate::api::types::From;
 use crate::cli::values;
 use crate::log;
-use crate::subscription;
 
 /// Decodes an entry of the store and encodes it again.
 #[must_use]
@@ -55,7 +54,7 @@ pub fn lines(chunks: Vec<Bytes>) -> Vec<Bytes> {
 
 /// What a query asks of the stream of events.
 #[must_use]
-pub fn streamed(query: &str) -> Option<(Vec<Pattern>, subscription::From)> {
+pub fn streamed(query: &str) -> Option<(Vec<Pattern>, From)> {
     api::streamed(query)
 }
 

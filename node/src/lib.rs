@@ -10,8 +10,10 @@ pub mod cursor;
 pub mod daemon;
 pub mod dev;
 mod engine;
+pub mod filter;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gaps;
 pub mod home;
 pub mod identity;
 pub mod log;

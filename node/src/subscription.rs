@@ -1,14 +1,16 @@
 //! A subscription is a cursor over the log and a wake-up, never a queue: live delivery and replay are one code path.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use roundelay_protocol::batch::VerifiedBatch;
+use roundelay_protocol::event::Item;
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::watch;
 
+use crate::filter::Filter;
 use crate::log::{LogError, LogReader};
 
 /// Batches that one read of the log brings, at most.
@@ -29,6 +31,8 @@ pub enum From {
     Time(Hlc),
     /// After this arrival number.
     After(Arrival),
+    /// After the event at this place of the batch with this arrival number; the whole batch when it has fewer events.
+    AfterEvent(Arrival, u32),
 }
 
 /// What a subscription brings.
@@ -44,10 +48,11 @@ pub struct Delivery {
 
 /// Where the cursor stands.
 enum Cursor {
-    /// The beginning is still to be found: so many events before the end.
-    Back(u64),
-    /// The first events are known; then the log is followed.
-    Primed(VecDeque<Delivery>),
+    /// The beginning is still to be found: so many events back from before an arrival number.
+    Back {
+        missing: u64,
+        before: Arrival,
+    },
     Following,
 }
 
@@ -62,6 +67,10 @@ pub struct Subscription {
     cursor: Cursor,
     after: Arrival,
     not_before: Hlc,
+    /// Events at the beginning of one batch that come before the place to begin at.
+    skip: (Arrival, usize),
+    /// Which events count when the last ones are looked for.
+    counted: Filter,
     /// Which topics match: patterns are compared once for each topic.
     matching: HashMap<Topic, bool>,
 }
@@ -72,14 +81,40 @@ const MAX_REMEMBERED_TOPICS: usize = 65_536;
 impl Subscription {
     pub(crate) fn new(log: LogReader, patterns: Vec<Pattern>, from: From) -> Self {
         let wake = log.watch();
-        let (cursor, after, not_before) = match from {
-            From::Start => (Cursor::Following, Arrival(0), Hlc(0)),
-            From::End => (Cursor::Following, log.last_arrival(), Hlc(0)),
-            From::Last(count) => (Cursor::Back(count), log.last_arrival(), Hlc(0)),
-            From::Time(hlc) => (Cursor::Following, Arrival(0), hlc),
-            From::After(arrival) => (Cursor::Following, arrival, Hlc(0)),
+        let last = log.last_arrival();
+        let (mut cursor, mut skip, mut not_before) = (Cursor::Following, (Arrival(0), 0), Hlc(0));
+        let after = match from {
+            From::Start => Arrival(0),
+            From::End => last,
+            From::Last(missing) => {
+                cursor = Cursor::Back { missing, before: Arrival(last.0 + 1) };
+                last
+            }
+            From::Time(hlc) => {
+                not_before = hlc;
+                Arrival(0)
+            }
+            From::After(arrival) => arrival,
+            From::AfterEvent(arrival, index) => {
+                skip = (arrival, (index as usize).saturating_add(1));
+                Arrival(arrival.0.saturating_sub(1))
+            }
         };
-        Self { log, wake, patterns: patterns.into(), cursor, after, not_before, matching: HashMap::new() }
+        let (patterns, matching) = (patterns.into(), HashMap::new());
+        Self { log, wake, patterns, cursor, after, not_before, skip, counted: Filter::default(), matching }
+    }
+
+    /// Has only events that match counted by [`From::Last`]. What is delivered is not filtered.
+    #[must_use]
+    pub fn counting(mut self, counted: Filter) -> Self {
+        self.counted = counted;
+        self
+    }
+
+    /// What it subscribes to.
+    #[must_use]
+    pub fn patterns(&self) -> &Arc<[Pattern]> {
+        &self.patterns
     }
 
     /// The next batches, in order of arrival; waits while there are none. Dropping the future loses nothing.
@@ -95,11 +130,17 @@ impl Subscription {
             if !self.is_caught_up() {
                 continue;
             }
-            let after = self.after;
-            if self.wake.wait_for(|last| *last > after).await.is_err() {
-                return Err(LogError::Closed);
-            }
+            self.changed().await?;
         }
+    }
+
+    /// Waits until something is stored beyond what was delivered or passed over. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// When the log was closed.
+    pub async fn changed(&mut self) -> Result<(), LogError> {
+        let after = self.after;
+        self.wake.wait_for(|last| *last > after).await.map(drop).map_err(|_| LogError::Closed)
     }
 
     /// The next batches that are stored already; none when all were delivered.
@@ -121,6 +162,12 @@ impl Subscription {
         matches!(self.cursor, Cursor::Following) && self.after >= self.log.last_arrival()
     }
 
+    /// Whether the place to begin at is found: before, [`Self::position`] says nothing.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        matches!(self.cursor, Cursor::Following)
+    }
+
     /// The arrival number up to which everything was delivered or passed over.
     #[must_use]
     pub fn position(&self) -> Arrival {
@@ -128,23 +175,11 @@ impl Subscription {
     }
 
     async fn read(&mut self) -> Result<Vec<Delivery>, LogError> {
-        match &mut self.cursor {
-            Cursor::Back(count) => {
-                let count = *count;
-                let found = self.find_last(count)?;
-                self.cursor = Cursor::Primed(found);
-                Ok(Vec::new())
-            }
-            Cursor::Primed(first) => {
-                let first = first.drain(..).collect();
-                self.cursor = Cursor::Following;
-                Ok(first)
-            }
-            Cursor::Following => {
-                // A long replay of topics that do not match must not hold the task's thread for ever.
-                tokio::task::consume_budget().await;
-                self.scan()
-            }
+        // A long replay of topics that do not match must not hold the task's thread for ever.
+        tokio::task::consume_budget().await;
+        match self.cursor {
+            Cursor::Back { missing, before } => self.step_back(missing, before).map(|()| Vec::new()),
+            Cursor::Following => self.scan(),
         }
     }
 
@@ -156,39 +191,63 @@ impl Subscription {
         self.matching = matching.into_inner();
         let scan = scan?;
         self.after = scan.next;
-        let not_before = self.not_before;
+        let (not_before, (skipped, count)) = (self.not_before, self.skip);
         let deliveries = scan.batches.into_iter().filter_map(|(arrival, batch)| {
             let skip = skip_before(&batch, not_before)?;
+            let skip = if arrival == skipped { skip.max(count.min(batch.header().count as usize)) } else { skip };
             Some(Delivery { arrival, batch, skip })
         });
         Ok(deliveries.collect())
     }
 
-    /// Walks back until enough events are found.
-    fn find_last(&mut self, count: u64) -> Result<VecDeque<Delivery>, LogError> {
-        let mut found = VecDeque::new();
-        let mut missing = count;
-        let mut before = Arrival(self.after.0 + 1);
-        while missing > 0 && before.0 > 1 {
-            let matching = std::cell::RefCell::new(std::mem::take(&mut self.matching));
-            let patterns = &self.patterns;
-            let wanted = |topic: &Topic| remember(&mut matching.borrow_mut(), patterns, topic);
-            let scan = self.log.scan_back(&wanted, before, READ_BATCHES, READ_BYTES);
-            self.matching = matching.into_inner();
-            let scan = scan?;
-            before = scan.next;
-            for (arrival, batch) in scan.batches {
-                let events = batch.header().count;
-                let skip = events.saturating_sub(missing);
-                missing -= events - skip;
-                found.push_front(Delivery { arrival, batch, skip: skip as usize });
-                if missing == 0 {
-                    break;
-                }
-            }
+    /// Walks back by one read. Keeps no batch, however many events are asked for: they are read again on the way forward.
+    fn step_back(&mut self, mut missing: u64, before: Arrival) -> Result<(), LogError> {
+        if missing == 0 {
+            self.cursor = Cursor::Following;
+            return Ok(());
         }
-        Ok(found)
+        let matching = std::cell::RefCell::new(std::mem::take(&mut self.matching));
+        let patterns = &self.patterns;
+        let wanted = |topic: &Topic| remember(&mut matching.borrow_mut(), patterns, topic);
+        let scan = self.log.scan_back(&wanted, before, READ_BATCHES, READ_BYTES);
+        self.matching = matching.into_inner();
+        let scan = scan?;
+        for (arrival, batch) in &scan.batches {
+            let counted = count(batch, &self.counted);
+            if counted >= missing {
+                self.after = Arrival(arrival.0 - 1);
+                self.skip = (*arrival, skip_counted(batch, &self.counted, counted - missing));
+                self.cursor = Cursor::Following;
+                return Ok(());
+            }
+            missing -= counted;
+        }
+        if scan.next.0 <= 1 {
+            self.after = Arrival(0);
+            self.cursor = Cursor::Following;
+        } else {
+            self.cursor = Cursor::Back { missing, before: scan.next };
+        }
+        Ok(())
     }
+}
+
+/// How many events of a batch match.
+fn count(batch: &VerifiedBatch, filter: &Filter) -> u64 {
+    if *filter == Filter::default() {
+        return batch.header().count;
+    }
+    batch.items().filter(|(_, item)| matches!(item, Item::Event(event) if filter.matches(event))).count() as u64
+}
+
+/// How many items to skip, so that this many events that match are left out.
+fn skip_counted(batch: &VerifiedBatch, filter: &Filter, left_out: u64) -> usize {
+    if *filter == Filter::default() {
+        return left_out as usize;
+    }
+    let mut matching =
+        batch.items().enumerate().filter(|(_, (_, item))| matches!(item, Item::Event(event) if filter.matches(event)));
+    matching.nth(left_out as usize).map_or(0, |(index, _)| index)
 }
 
 fn remember(matching: &mut HashMap<Topic, bool>, patterns: &[Pattern], topic: &Topic) -> bool {
@@ -205,7 +264,6 @@ fn remember(matching: &mut HashMap<Topic, bool>, patterns: &[Pattern], topic: &T
 
 /// How many events of the batch are from before a time; `None` when all are. Stamps rise within a batch.
 fn skip_before(batch: &VerifiedBatch, not_before: Hlc) -> Option<usize> {
-    use roundelay_protocol::event::Item;
     if batch.header().first_hlc >= not_before {
         return Some(0);
     }

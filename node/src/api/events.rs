@@ -1,211 +1,314 @@
 //! Streams events out: a cursor over the log, and never more than one chunk of it in memory for a slow reader.
 
-use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures::{Stream, stream};
-use roundelay_protocol::event::Item;
 use roundelay_protocol::hlc::Hlc;
-use roundelay_protocol::ids::{Arrival, Author};
+use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::limits::MAX_PATTERNS;
 use roundelay_protocol::topic::Pattern;
 use serde::Deserialize;
-use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
+use super::in_time;
 use super::openapi;
+use super::outflow::{Form, Outflow};
 use super::peers::parse_pattern;
 use super::problem::ApiError;
 use super::server::Api;
-use super::types::{Code, From, HEARTBEAT_MS, NDJSON_CONTENT_TYPE};
-use crate::cloudevents::{Place, write_event};
-use crate::log::LogError;
-use crate::peer_id::text_of;
-use crate::subscription::{self, Delivery, Subscription};
+use super::types::{Code, EVENT_STREAM_CONTENT_TYPE, From, NDJSON_CONTENT_TYPE};
+use crate::cursor::Cursor;
+use crate::filter::Filter;
+use crate::gaps::{Continuity, Gap, Reason};
+use crate::subscription;
 
-/// Bytes after which a chunk is sent. A batch is never cut, so that it may have more.
-const CHUNK_BYTES: usize = 64 * 1024;
-/// Authors whose peer ids a stream keeps as text.
-const MAX_AUTHORS: usize = 4096;
+/// The id that a client of server-sent events saw last, which it sends when it comes again.
+const LAST_EVENT_ID: &str = "last-event-id";
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Parameters {
     /// Topics and patterns, separated by commas.
-    #[serde(default = "all")]
     #[param(default = ">")]
-    topic: String,
-    /// `start`, `end`, `-N`, `@MILLISECONDS` or `arrival:N`.
-    #[serde(default)]
+    topic: Option<String>,
+    /// Where to begin: `start`, `end`, `-N` for the last N events that match, a time in RFC 3339, `@MILLISECONDS`, a
+    /// cursor (after that event) or `arrival:N` (after that batch). With `order=time` the default is `start`.
     #[param(default = "end")]
     from: Option<String>,
+    /// Where to end: before a time, with the event of a cursor, with the batch `arrival:N`, or at the `end` there is now.
+    to: Option<String>,
+    /// Only events of these types, separated by commas; a `*` at the end of one stands for any rest.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    /// Only events of this source; a `*` at the end stands for any rest.
+    source: Option<String>,
+    /// Only events with this subject; a `*` at the end stands for any rest.
+    subject: Option<String>,
+    /// Only events of this correlation.
+    correlationid: Option<String>,
     /// End after so many events.
     limit: Option<u64>,
-    /// Wait for more at the end, instead of ending there.
+    /// Wait for more at the end, instead of ending there. Server-sent events do so unless told otherwise.
+    follow: Option<bool>,
+    /// `arrival`: as they came here, late ones late. `time`: by stamp, the same on every node; only to replay.
     #[serde(default)]
-    follow: bool,
+    order: Order,
 }
 
-fn all() -> String {
-    Pattern::all().to_string()
+/// In which order a stream gives events.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Order {
+    /// As they arrived at this node: what comes late comes late, and is not missed.
+    #[default]
+    Arrival,
+    /// By stamp, batch hash and place in the batch: the same on every node that holds the same.
+    Time,
 }
 
-/// Events in order of arrival, one CloudEvent a line.
+/// Events, in order of arrival unless told otherwise: one CloudEvent in JSON a line, or server-sent events.
+///
+/// In lines, an object whose only member is `gap` says what is missing there. Server-sent events are of the kinds
+/// `event`, `gap` and `caught-up`; their ids are cursors, and `Last-Event-ID` goes on after one.
 #[utoipa::path(
     get,
     path = "/events",
     tag = openapi::EVENTS,
-    params(Parameters),
+    params(Parameters, ("last-event-id" = Option<String>, Header, description = "A cursor; wins over `from`")),
     responses(
-        (status = 200, description = "An event a line", body = openapi::CloudEvent, content_type = "application/x-ndjson"),
+        (status = 200, description = "Events", content(
+            (openapi::CloudEvent = "application/x-ndjson"), (String = "text/event-stream")
+        )),
         ApiError
     )
 )]
 pub(super) async fn stream(
     State(api): State<Api>,
     parameters: Result<Query<Parameters>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Query(parameters) = parameters?;
-    let (patterns, from) = parameters.read()?;
-    Ok(respond(&api, patterns, from, parameters.limit, parameters.follow))
+    let form = accepted(&headers)?;
+    let asked = parameters.read(last_event_id(&headers)?)?;
+    if asked.follow.is_some_and(|follow| follow) && asked.to.is_some() {
+        return Err(ApiError::new(Code::BadRequest, "'to' says where to end and 'follow' not to end: leave one out"));
+    }
+    if asked.order == Order::Time {
+        return in_time::respond(&api, &asked, form);
+    }
+    respond(&api, asked, form)
+}
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) patterns: Vec<Pattern>,
+    pub(super) from: From,
+    pub(super) to: Option<From>,
+    pub(super) filter: Filter,
+    pub(super) limit: u64,
+    pub(super) follow: Option<bool>,
+    pub(super) order: Order,
 }
 
 impl Parameters {
-    /// The topics, and where to begin.
-    pub(super) fn read(&self) -> Result<(Vec<Pattern>, subscription::From), ApiError> {
-        let patterns: Vec<Pattern> = self.topic.split(',').map(parse_pattern).collect::<Result<_, _>>()?;
+    pub(super) fn read(&self, last_event_id: Option<Cursor>) -> Result<Asked, ApiError> {
+        let bad = |error: &dyn std::fmt::Display| ApiError::new(Code::BadRequest, error);
+        let place = |text: &str| text.parse::<From>().map_err(|error| bad(&error));
+        let topics = self.topic.as_deref();
+        let patterns: Vec<Pattern> =
+            topics.map_or_else(|| Ok(vec![Pattern::all()]), |list| list.split(',').map(parse_pattern).collect())?;
         if patterns.len() > MAX_PATTERNS {
             return Err(ApiError::new(Code::TooManyPatterns, format!("at most {MAX_PATTERNS} patterns at once")));
         }
-        let from = match self.from.as_deref().unwrap_or("end").parse() {
-            Ok(From::Start) => subscription::From::Start,
-            Ok(From::End) => subscription::From::End,
-            Ok(From::Last(count)) => subscription::From::Last(count),
-            Ok(From::TimeMs(ms)) => subscription::From::Time(Hlc::from_ms(ms)),
-            Ok(From::Arrival(arrival)) => subscription::From::After(Arrival(arrival)),
-            Err(error) => return Err(ApiError::new(Code::BadRequest, error)),
+        let from = match last_event_id {
+            Some(cursor) => From::Cursor(cursor),
+            None if self.order == Order::Time => self.from.as_deref().map_or(Ok(From::Start), place)?,
+            None => self.from.as_deref().map_or(Ok(From::End), place)?,
         };
-        Ok((patterns, from))
+        let to = self.to.as_deref().map(place).transpose()?;
+        if matches!(to, Some(From::Start | From::Last(_))) {
+            return Err(bad(&"a stream ends at a time, a cursor, arrival:N, or the end"));
+        }
+        let mut filter = Filter::default().with_kinds(self.kind.as_deref().unwrap_or_default());
+        filter = filter.map(|filter| match &self.source {
+            Some(source) => filter.with_source(source),
+            None => filter,
+        });
+        let mut filter = filter.map_err(|error| bad(&error))?;
+        if let Some(subject) = &self.subject {
+            filter = filter.with_subject(subject);
+        }
+        if let Some(correlation) = &self.correlationid {
+            filter = filter.with_correlation(correlation);
+        }
+        let stamp = |place| match place {
+            From::TimeMs(ms) => Some(Hlc::from_ms(ms)),
+            _ => None,
+        };
+        let filter = filter.within(stamp(from).unwrap_or_default(), to.and_then(stamp));
+        let (limit, follow, order) = (self.limit.unwrap_or(u64::MAX), self.follow, self.order);
+        Ok(Asked { patterns, from, to, filter, limit, follow, order })
     }
 }
 
-/// Streams what matches. Without `follow` up to what is stored now.
-pub(super) fn respond(
-    api: &Api,
-    patterns: Vec<Pattern>,
-    from: subscription::From,
-    limit: Option<u64>,
-    follow: bool,
-) -> Response {
-    let outflow = Outflow {
-        last: (!follow).then(|| api.node.log().last_arrival()),
-        subscription: api.node.subscribe(patterns, from),
-        pending: VecDeque::new(),
-        left: limit.unwrap_or(u64::MAX),
-        authors: HashMap::new(),
-        closing: api.closing.clone(),
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiError> {
+    let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let cursor = text.parse().map_err(|error| {
+        ApiError::new(Code::BadRequest, error).with_hint("begin without Last-Event-ID, and say where with 'from'")
+    })?;
+    Ok(Some(cursor))
+}
+
+/// The form that the request accepts; lines when it says nothing.
+fn accepted(headers: &HeaderMap) -> Result<Form, ApiError> {
+    let values: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let types = values.iter().flat_map(|value| value.split(',')).map(|range| {
+        let (name, parameters) = range.split_once(';').unwrap_or((range, ""));
+        (name.trim().to_ascii_lowercase(), parameters.replace(' ', "").contains("q=0;") || parameters.ends_with("q=0"))
+    });
+    let types: Vec<_> = types.filter(|(name, refused)| !name.is_empty() && !refused).map(|(name, _)| name).collect();
+    if types.iter().any(|name| name == EVENT_STREAM_CONTENT_TYPE) {
+        return Ok(Form::ServerSent);
+    }
+    let lines = [NDJSON_CONTENT_TYPE, "application/*", "*/*"];
+    if values.is_empty() || types.iter().any(|name| lines.contains(&name.as_str())) {
+        return Ok(Form::Lines { with_gaps: true });
+    }
+    let detail = format!("a stream of events is {NDJSON_CONTENT_TYPE} or {EVENT_STREAM_CONTENT_TYPE}");
+    Err(ApiError::new(Code::NotAcceptable, detail).with_hint("say one of them in Accept"))
+}
+
+/// Streams what was asked for, in order of arrival.
+pub(super) fn respond(api: &Api, asked: Asked, form: Form) -> Result<Response, ApiError> {
+    let permit = api.stream_permit()?;
+    let log = api.node.log();
+    let begin = Begin::at(api, asked.from);
+    let bounded = asked.to.is_some() || !asked.follow.unwrap_or(form == Form::ServerSent);
+    let (mut last, mut stop) = (bounded.then(|| log.last_arrival()), None);
+    match asked.to {
+        Some(From::Arrival(arrival)) => last = last.map(|last| last.min(Arrival(arrival))),
+        Some(From::Cursor(cursor)) if cursor.epoch != api.node.epoch() => {
+            return Err(ApiError::new(Code::BadRequest, "the cursor to end at is of another store than this node's"));
+        }
+        Some(From::Cursor(cursor)) => {
+            last = last.map(|last| last.min(cursor.arrival));
+            stop = Some((cursor.arrival, cursor.index));
+        }
+        _ => {}
+    }
+    let subscription = api.node.subscribe(asked.patterns, begin.from).counting(asked.filter.clone());
+    let outflow = Outflow::new(subscription, Continuity::new(log, begin.since), api.node.epoch(), form)
+        .with_gaps(begin.gaps)
+        .with_filter(asked.filter)
+        .until(last, stop)
+        .limited(asked.limit)
+        .closed_by(api.closing.clone());
+    Ok(streaming(form, Body::from_stream(outflow.into_stream(permit))))
+}
+
+/// The head of an answer whose body is a stream of events.
+pub(super) fn streaming(form: Form, body: Body) -> Response {
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    let content_type = match form {
+        Form::ServerSent => EVENT_STREAM_CONTENT_TYPE,
+        Form::Lines { .. } => NDJSON_CONTENT_TYPE,
     };
-    ([(header::CONTENT_TYPE, NDJSON_CONTENT_TYPE)], Body::from_stream(outflow.into_stream())).into_response()
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A proxy that collects an answer before it passes it on makes a stream useless.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
 }
 
-/// Why a stream breaks off, so that its reader does not take it for whole.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error(transparent)]
-    Log(#[from] LogError),
-    #[error("the node is stopping")]
-    Closing,
+/// Where a stream begins, and what is to be told of that.
+struct Begin {
+    from: subscription::From,
+    /// What was removed beyond this is missed.
+    since: Option<Arrival>,
+    gaps: Vec<Gap>,
 }
 
-struct Outflow {
-    subscription: Subscription,
-    /// Read and not yet written: one read of the log at most.
-    pending: VecDeque<Delivery>,
-    /// Events that may still be written.
-    left: u64,
-    /// Where it ends, if it does not follow.
-    last: Option<Arrival>,
-    authors: HashMap<Author, String>,
-    closing: CancellationToken,
-}
-
-impl Outflow {
-    fn into_stream(self) -> impl Stream<Item = Result<Bytes, Broken>> + Send + 'static {
-        stream::try_unfold(self, |mut outflow| async move {
-            let chunk = outflow.next_chunk().await?;
-            Ok(chunk.map(|chunk| (chunk, outflow)))
-        })
-    }
-
-    async fn next_chunk(&mut self) -> Result<Option<Bytes>, Broken> {
-        while self.left > 0 {
-            if self.pending.is_empty() && !self.read().await? {
-                return match self.last {
-                    None if !self.closing.is_cancelled() => Ok(Some(Bytes::from_static(b"\n"))),
-                    _ => Ok(None),
-                };
-            }
-            let chunk = self.write_chunk();
-            if !chunk.is_empty() {
-                return Ok(Some(chunk.into()));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads on. False: the end, or a heartbeat is due.
-    async fn read(&mut self) -> Result<bool, Broken> {
-        let found = match self.last {
-            None => tokio::select! {
-                biased;
-                () = self.closing.cancelled() => return Ok(false),
-                found = self.subscription.next() => found,
-                () = tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)) => return Ok(false),
-            },
-            Some(_) if self.closing.is_cancelled() => return Err(Broken::Closing),
-            Some(last) => self.subscription.next_stored().await.map(|mut found| {
-                found.retain(|delivery| delivery.arrival <= last);
-                found
-            }),
+impl Begin {
+    fn at(api: &Api, from: From) -> Self {
+        let last = api.node.log().last_arrival();
+        let reached = match from {
+            From::Cursor(Cursor { epoch, arrival, .. }) if epoch == api.node.epoch() => arrival,
+            From::Arrival(arrival) => Arrival(arrival),
+            _ => Arrival(0),
         };
-        match found {
-            // The store closes before the server when the node fails.
-            Err(LogError::Closed) if self.last.is_none() => Ok(false),
-            Err(error) => Err(error.into()),
-            Ok(found) => {
-                self.pending = found.into();
-                Ok(!self.pending.is_empty())
-            }
+        if reached > last {
+            return Self::beyond_the_end(reached, last);
         }
+        let (from, since) = match from {
+            From::Start | From::TimeMs(_) => (subscription::From::Start, None),
+            From::End => (subscription::From::End, Some(last)),
+            From::Last(count) => (subscription::From::Last(count), None),
+            From::Cursor(cursor) if cursor.epoch != api.node.epoch() => return Self::in_other_store(api, cursor),
+            From::Cursor(Cursor { arrival, index, .. }) => {
+                (subscription::From::AfterEvent(arrival, index), Some(arrival))
+            }
+            From::Arrival(_) => (subscription::From::After(reached), Some(reached)),
+        };
+        Self { from, since, gaps: Vec::new() }
     }
 
-    fn write_chunk(&mut self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 2);
-        while out.len() < CHUNK_BYTES && self.left > 0 {
-            let Some(delivery) = self.pending.pop_front() else { break };
-            let header = delivery.batch.header();
-            if self.authors.len() >= MAX_AUTHORS {
-                self.authors.clear();
-            }
-            let author = self.authors.entry(header.author).or_insert_with(|| text_of(&header.author));
-            for (seq, item) in delivery.batch.items().skip(delivery.skip) {
-                let Item::Event(event) = item else { continue };
-                if self.left == 0 {
-                    break;
-                }
-                self.left -= 1;
-                let place = Place { topic: header.topic.as_str(), author, seq, arrival: delivery.arrival };
-                write_event(&mut out, &event, &place);
-                out.push(b'\n');
-            }
+    fn in_other_store(api: &Api, cursor: Cursor) -> Self {
+        let detail = format!(
+            "the cursor is of store {:016x} and this is store {:016x}: everything that is here follows from its beginning, \
+             some of it perhaps once more, and what only the other store had is missing",
+            cursor.epoch.0,
+            api.node.epoch().0
+        );
+        let gaps = vec![Gap::of_store(Reason::OtherStore, detail)];
+        Self { from: subscription::From::Start, since: None, gaps }
+    }
+
+    fn beyond_the_end(arrival: Arrival, last: Arrival) -> Self {
+        let detail = format!(
+            "arrival number {} is not reached here, the last is {}: an older copy of the store took its place; what \
+             arrives from now on follows, and what came in between there is missing until peers bring it",
+            arrival.0, last.0
+        );
+        let gaps = vec![Gap::of_store(Reason::StoreWentBack, detail)];
+        Self { from: subscription::From::End, since: Some(last), gaps }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(accept: &[&str]) -> Option<Form> {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(header::ACCEPT, HeaderValue::from_str(value).unwrap());
         }
-        out
+        accepted(&headers).ok()
+    }
+
+    #[test]
+    fn the_form_is_one_that_is_accepted() {
+        let lines = Some(Form::Lines { with_gaps: true });
+        for accept in [&[][..], &["*/*"], &["application/x-ndjson"], &["text/html, application/*;q=0.8"]] {
+            assert_eq!(form(accept), lines, "{accept:?}");
+        }
+        for accept in [&["text/event-stream"][..], &["*/*", "Text/Event-Stream; q=0.5"]] {
+            assert_eq!(form(accept), Some(Form::ServerSent), "{accept:?}");
+        }
+        assert_eq!(form(&["text/event-stream;q=0, */*"]), lines);
+        assert_eq!(form(&["text/html"]), None);
+    }
+
+    #[test]
+    fn an_end_is_a_place_that_can_be_reached() {
+        let read = |to: &str| Parameters { to: Some(to.into()), ..Parameters::default() }.read(None).is_ok();
+        assert!(read("end") && read("@5") && read("arrival:7") && read("00c0ffee00c0ffee-1042-3"));
+        assert!(!read("start") && !read("-5") && !read("soon"));
     }
 }

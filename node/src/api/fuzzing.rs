@@ -9,7 +9,7 @@ use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::topic::{Pattern, Topic};
 
 use super::{events, lines, log, peers, publish};
-use crate::subscription::From;
+use crate::api::types::From;
 
 /// The events of a request to publish, with their ids.
 pub(crate) fn published(source: &str, body: &[u8]) -> Option<(Vec<String>, Vec<EncodedEvent>)> {
@@ -30,7 +30,7 @@ pub(crate) fn lines(chunks: Vec<Bytes>) -> Vec<Bytes> {
 /// What a query asks of the stream of events.
 pub(crate) fn streamed(query: &str) -> Option<(Vec<Pattern>, From)> {
     let uri: Uri = format!("/v1/events?{query}").parse().ok()?;
-    Query::<events::Parameters>::try_from_uri(&uri).ok()?.0.read().ok()
+    Query::<events::Parameters>::try_from_uri(&uri).ok()?.0.read(None).ok().map(|asked| (asked.patterns, asked.from))
 }
 
 /// A peer id in a path.

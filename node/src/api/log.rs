@@ -19,18 +19,19 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
-use super::events;
+use super::events::{self, Asked, Order};
 use super::lines::{Lines, LinesError};
 use super::openapi;
+use super::outflow::Form;
 use super::peers::parse_pattern;
 use super::problem::ApiError;
 use super::publish::parse_topic;
 use super::server::Api;
-use super::types::{BackedUp, BackupRequest, Code, Compacted, Imported, NDJSON_CONTENT_TYPE, VerifyLine};
+use super::types::{BackedUp, BackupRequest, Code, Compacted, From, Imported, NDJSON_CONTENT_TYPE, VerifyLine};
 use crate::cloudevents::{CloudEventError, read_event};
+use crate::filter::Filter;
 use crate::log;
 use crate::node::CallError;
-use crate::subscription::From;
 
 /// Events of one topic that an import publishes at once, and bytes of them.
 const RUN_EVENTS: usize = 512;
@@ -67,7 +68,16 @@ pub(super) async fn export(
 ) -> Result<Response, ApiError> {
     let Query(ExportParameters { topic }) = parameters?;
     let pattern = topic.as_deref().map_or_else(|| Ok(Pattern::all()), parse_pattern)?;
-    Ok(events::respond(&api, vec![pattern], From::Start, None, false))
+    let asked = Asked {
+        patterns: vec![pattern],
+        from: From::Start,
+        to: None,
+        filter: Filter::default(),
+        limit: u64::MAX,
+        follow: None,
+        order: Order::Arrival,
+    };
+    events::respond(&api, asked, Form::Lines { with_gaps: false })
 }
 
 /// Publishes events again that were exported, each to its `rdltopic`, under the node's own name.

@@ -6,9 +6,11 @@
 
 pub mod client;
 mod events;
+mod in_time;
 mod lines;
 mod log;
 mod openapi;
+mod outflow;
 mod peers;
 mod problem;
 mod publish;

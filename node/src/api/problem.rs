@@ -56,6 +56,8 @@ fn describe(code: Code) -> (StatusCode, &'static str) {
         Code::BadAddress => (StatusCode::BAD_REQUEST, "This is no address"),
         Code::BadPeer => (StatusCode::BAD_REQUEST, "This is no peer id"),
         Code::TooManyPatterns => (StatusCode::BAD_REQUEST, "Too many patterns"),
+        Code::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "No form that is accepted"),
+        Code::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "Too many streams"),
         Code::SystemTopic => (StatusCode::FORBIDDEN, "The topic belongs to the system"),
         Code::NotFound => (StatusCode::NOT_FOUND, "There is no such thing"),
         Code::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not known here"),

@@ -11,14 +11,14 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, Uri};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::ApiError;
-use super::types::{Code, MAX_BODY_BYTES};
+use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
 use super::{events, log, openapi, peers, publish};
 use crate::node::Node;
 use crate::status::{Converged, HoleStatus, NodeStatus};
@@ -45,6 +45,18 @@ pub(super) struct Api {
     asked: CancellationToken,
     /// The right to verify: one at a time, as it reads the whole store.
     pub(super) verifying: Arc<Semaphore>,
+    /// The right to stream events.
+    streams: Arc<Semaphore>,
+}
+
+impl Api {
+    /// The right to stream events, given back when it is dropped.
+    pub(super) fn stream_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.streams.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("{MAX_STREAMS} streams of events are open, which is as many as there may be");
+            ApiError::new(Code::TooManyStreams, detail).with_hint("end some, or take several patterns in one")
+        })
+    }
 }
 
 /// A running server. Dropping it stops it at once.
@@ -65,8 +77,8 @@ impl Server {
         let listener = bind(socket).map_err(|source| ServerError { socket: socket.to_owned(), source })?;
         let (closing, asked) = (CancellationToken::new(), CancellationToken::new());
         let source = format!("/nodes/{}", node.id()).into();
-        let verifying = Arc::new(Semaphore::new(1));
-        let api = Api { node, source, closing: closing.clone(), asked: asked.clone(), verifying };
+        let (verifying, streams) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(MAX_STREAMS)));
+        let api = Api { node, source, closing: closing.clone(), asked: asked.clone(), verifying, streams };
         let serve = axum::serve(listener, router(api)).with_graceful_shutdown(closing.clone().cancelled_owned());
         Ok(Self { socket: socket.to_owned(), closing, asked, task: tokio::spawn(async { serve.await }) })
     }

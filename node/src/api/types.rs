@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::cursor::Cursor;
+
 /// Bytes of the largest request body that holds events.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 /// Events in one publication, at most.
@@ -11,6 +13,10 @@ pub const MAX_PUBLISH_EVENTS: usize = 16 * 1024;
 pub const BATCH_CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 /// Media type of one JSON value a line.
 pub const NDJSON_CONTENT_TYPE: &str = "application/x-ndjson";
+/// Media type of server-sent events.
+pub const EVENT_STREAM_CONTENT_TYPE: &str = "text/event-stream";
+/// Streams of events that may be open at once.
+pub const MAX_STREAMS: usize = 256;
 /// Media type of [`Problem`].
 pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
 /// Milliseconds that a publication waits for acknowledgements unless told otherwise.
@@ -89,6 +95,10 @@ pub enum Code {
     UnsupportedMediaType,
     /// Too many patterns.
     TooManyPatterns,
+    /// The answer cannot be had in a form that the request accepts.
+    NotAcceptable,
+    /// As many streams of events are open as there may be.
+    TooManyStreams,
     /// There is no such route, or no such thing.
     NotFound,
     /// The route does not know the method.
@@ -153,11 +163,15 @@ pub enum From {
     TimeMs(u64),
     /// After the batch with this arrival number: `arrival:N`.
     Arrival(u64),
+    /// After an event, as its id in a stream of server-sent events names it: `EPOCH-ARRIVAL-INDEX`.
+    Cursor(Cursor),
 }
 
 /// A text that names no place in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no place to start from: use start, end, -N, @MILLISECONDS or arrival:N")]
+#[error(
+    "'{0}' is no place to start from: use start, end, -N, a time like 2026-01-31T09:00:00Z, @MILLISECONDS, a cursor or arrival:N"
+)]
 pub struct BadFrom(pub String);
 
 impl std::fmt::Display for From {
@@ -168,6 +182,7 @@ impl std::fmt::Display for From {
             Self::Last(count) => write!(f, "-{count}"),
             Self::TimeMs(ms) => write!(f, "@{ms}"),
             Self::Arrival(arrival) => write!(f, "arrival:{arrival}"),
+            Self::Cursor(cursor) => cursor.fmt(f),
         }
     }
 }
@@ -184,10 +199,18 @@ impl std::str::FromStr for From {
             _ => None
                 .or_else(|| number(text.strip_prefix('-')?).map(Self::Last))
                 .or_else(|| number(text.strip_prefix('@')?).map(Self::TimeMs))
-                .or_else(|| number(text.strip_prefix("arrival:")?).map(Self::Arrival)),
+                .or_else(|| number(text.strip_prefix("arrival:")?).map(Self::Arrival))
+                .or_else(|| text.parse().map(Self::Cursor).ok())
+                .or_else(|| time_ms(text.strip_prefix('@').unwrap_or(text)).map(Self::TimeMs)),
         };
         place.ok_or_else(|| BadFrom(text.to_owned()))
     }
+}
+
+/// Milliseconds since 1970 of a time in RFC 3339, whose `+` may have become a space in a query.
+fn time_ms(text: &str) -> Option<u64> {
+    let time: jiff::Timestamp = text.replace(' ', "+").parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok()
 }
 
 /// Which events to stream.
@@ -332,6 +355,11 @@ mod tests {
         for bad in ["", "-", "--1", "-+1", "@", "@x", "arrival:", "1", "begin"] {
             assert_eq!(bad.parse::<From>(), Err(BadFrom(bad.into())));
         }
+        for time in ["2026-03-02T13:00:00+02:00", "2026-03-02T13:00:00 02:00", "@2026-03-02T11:00:00Z"] {
+            assert_eq!(time.parse(), Ok(From::TimeMs(1_772_449_200_000)), "{time}");
+        }
+        let cursor = From::Cursor("00c0ffee00c0ffee-1042-3".parse().unwrap());
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
     }
 
     #[test]

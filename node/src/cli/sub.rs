@@ -27,6 +27,8 @@ Quote patterns: * is one token, > at the end is one or more.";
 
 /// Lines that are written at once, if so many are there.
 const MAX_CHUNK: usize = 256;
+/// How the line of a gap begins.
+const GAP_PREFIX: &[u8] = br#"{"gap":"#;
 /// Between two looks for the name of an author who is not known.
 const NAMES_AGE: Duration = Duration::from_secs(5);
 
@@ -104,7 +106,14 @@ struct Printer {
 impl Printer {
     async fn print(&mut self, chunk: Vec<Result<Bytes, ClientError>>, left: &mut Option<u64>) -> Result<(), CliError> {
         for line in chunk {
-            self.print_line(&line?).await?;
+            let line = line?;
+            if line.starts_with(GAP_PREFIX)
+                && let Ok(GapLine { gap }) = serde_json::from_slice(&line)
+            {
+                self.output.note(&format!("gap: {}", gap.detail));
+                continue;
+            }
+            self.print_line(&line).await?;
             if let Some(left) = left {
                 *left = left.saturating_sub(1);
             }
@@ -129,6 +138,17 @@ impl Printer {
         self.names.learn(&self.client, &event.author).await;
         self.output.line(&readable(&event, &self.names.known, &self.output)?)
     }
+}
+
+/// A line that tells of what is missing, among those of events.
+#[derive(serde::Deserialize)]
+struct GapLine {
+    gap: GapDetail,
+}
+
+#[derive(serde::Deserialize)]
+struct GapDetail {
+    detail: String,
 }
 
 /// The names of authors, as far as they are known.

@@ -72,7 +72,7 @@ pub(crate) fn from_at(text: &str, now: &ZonedDateTime) -> Result<From, String> {
     match text.strip_prefix('@') {
         Some(time) => time_at(time, now).map(From::TimeMs).ok_or_else(|| advice.into()),
         None => match text.parse() {
-            Ok(from @ (From::Start | From::End | From::Last(_) | From::Arrival(_))) => Ok(from),
+            Ok(from @ (From::Start | From::End | From::Last(_) | From::Arrival(_) | From::Cursor(_))) => Ok(from),
             _ => Err(advice.into()),
         },
     }

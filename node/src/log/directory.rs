@@ -66,4 +66,19 @@ impl Directory {
         let beyond = self.recent.range((Arrival(after.0.saturating_add(1)), 0)..).rev();
         beyond.filter(|(_, id)| self.key(*id).is_some_and(|key| topics(&key.topic))).map(|(last, _)| *last).next()
     }
+
+    /// The wanted logs whose last durable batch arrived between two numbers, the second included.
+    pub(super) fn last_between(
+        &self,
+        after: Arrival,
+        upto: Arrival,
+        topics: &dyn Fn(&Topic) -> bool,
+    ) -> Vec<(LogKey, Arrival)> {
+        if after >= upto {
+            return Vec::new();
+        }
+        let between = self.recent.range((Arrival(after.0 + 1), 0)..=(upto, LogId::MAX));
+        let logs = between.filter_map(|(last, id)| Some((self.key(*id)?, *last)));
+        logs.filter(|(key, _)| topics(&key.topic)).map(|(key, last)| (key.clone(), last)).collect()
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
+use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation};
 use roundelay_protocol::limits::{MAX_BATCH_EVENTS, MAX_BATCH_WIRE_BYTES};
 use roundelay_protocol::topic::Topic;
@@ -273,6 +274,85 @@ impl LogReader {
             }
             Ok(())
         })
+    }
+
+    /// The wanted logs whose last batch arrived between two numbers, the second included, with its arrival number.
+    #[must_use]
+    pub fn last_written(
+        &self,
+        after: Arrival,
+        upto: Arrival,
+        topics: &dyn Fn(&Topic) -> bool,
+    ) -> Vec<(LogKey, Arrival)> {
+        self.shared.directory.read().last_between(after, upto, topics)
+    }
+
+    /// Whether any batch that arrived between two numbers was removed. True also when there are too many to look at.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn has_pruned(&self, after: Arrival, before: Arrival) -> Result<bool, LogError> {
+        let count = before.0.saturating_sub(after.0).saturating_sub(1);
+        if count == 0 {
+            return Ok(false);
+        }
+        if after < self.shared.floor() || count > MAX_LOOKED as u64 {
+            return Ok(true);
+        }
+        self.shared.read(|db| {
+            let mut held = 0;
+            for entry in db.range(layout::row_key(Arrival(after.0 + 1))..layout::row_key(before)) {
+                let (arrival, value) = self.entry(entry)?;
+                held += u64::from(self.row(arrival, &value)?.batch.is_some());
+            }
+            Ok(held < count)
+        })
+    }
+
+    /// The batch with an arrival number; `None` when it was pruned, or never was.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn batch(&self, arrival: Arrival) -> Result<Option<VerifiedBatch>, LogError> {
+        if arrival == Arrival(0) || arrival > self.last_arrival() {
+            return Ok(None);
+        }
+        self.shared.read(|db| self.batch_at(db, arrival))
+    }
+
+    /// The heads of wanted batches beyond an arrival number, up to one: arrival numbers, first and last stamps. Looks at
+    /// a bounded number of batches; the second part of the answer says how far it came.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn stamps(
+        &self,
+        topics: &dyn Fn(&Topic) -> bool,
+        after: Arrival,
+        upto: Arrival,
+    ) -> Result<(Vec<(Arrival, Hlc, Hlc)>, Arrival), LogError> {
+        let (mut found, upto) = (Vec::new(), upto.min(self.last_arrival()));
+        if after >= upto {
+            return Ok((found, upto));
+        }
+        let stopped = self.shared.read(|db| {
+            let rows = db.range(layout::row_key(Arrival(after.0 + 1))..=layout::row_key(upto));
+            for (entry, looked) in rows.zip(1..) {
+                let (arrival, value) = self.entry(entry)?;
+                if let Some(batch) = self.row(arrival, &value)?.batch {
+                    let key = self.shared.directory.read().key(batch.log).is_some_and(|key| topics(&key.topic));
+                    if key {
+                        let head = self.parse(arrival, Bytes::copy_from_slice(batch.head))?;
+                        found.push((arrival, head.header().first_hlc, head.header().last_hlc));
+                    }
+                }
+                if looked >= MAX_LOOKED {
+                    return Ok(Some(arrival));
+                }
+            }
+            Ok(None)
+        })?;
+        Ok((found, stopped.unwrap_or(upto)))
     }
 
     /// See [`super::Store::find`].
