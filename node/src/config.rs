@@ -2,7 +2,7 @@
 //! list replaces a list. The file is written, with comments, once the first start has succeeded.
 
 use std::fmt::Display;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -13,6 +13,7 @@ use libp2p::multiaddr::Protocol;
 use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::topic::Pattern;
 
+use crate::api::tcp::TcpOptions;
 use crate::home::Home;
 use crate::identity::{self, KeyError};
 use crate::node::{DEFAULT_MESH, NodeConfig};
@@ -31,7 +32,7 @@ const MIN_CAP_BYTES: u64 = 16 << 20;
 const DEFAULTS_PLACE: &str = "the defaults";
 
 /// Every setting: its name in the file, and how it is written in a variable.
-const SETTINGS: [(&str, Kind); 14] = [
+const SETTINGS: [(&str, Kind); 17] = [
     ("name", Kind::One),
     ("mesh", Kind::One),
     ("mesh_key_file", Kind::One),
@@ -46,6 +47,9 @@ const SETTINGS: [(&str, Kind); 14] = [
     ("limits.logs", Kind::One),
     ("limits.logs_per_author", Kind::One),
     ("limits.logs_per_topic", Kind::One),
+    ("api.listen", Kind::One),
+    ("api.hosts", Kind::List),
+    ("api.open_metrics", Kind::One),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -125,6 +129,8 @@ pub struct Options {
     pub no_mdns: bool,
     /// `--store-cap`
     pub store_cap: Option<String>,
+    /// `--api`
+    pub api: Option<String>,
 }
 
 /// The settings in effect. The fields are described in the file that [`Settings::write_first`] writes.
@@ -143,6 +149,25 @@ pub struct Settings {
     pub max_links: usize,
     pub store_cap_bytes: u64,
     pub log_limits: LogLimits,
+    pub api: ApiSettings,
+}
+
+/// The settings of the API over TCP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ApiSettings {
+    pub listen: Option<SocketAddr>,
+    pub hosts: Vec<String>,
+    pub open_metrics: bool,
+}
+
+impl ApiSettings {
+    /// How to serve the API over TCP, if it is to be.
+    #[must_use]
+    pub fn tcp(&self, home: &Home) -> Option<TcpOptions> {
+        let (hosts, open_metrics, token_path) = (self.hosts.clone(), self.open_metrics, home.token_path());
+        self.listen.map(|listen| TcpOptions { listen, hosts, open_metrics, token_path })
+    }
 }
 
 impl Settings {
@@ -249,13 +274,18 @@ impl Source for Layer {
 
 fn default_layer() -> Layer {
     let mut layer = Layer::default();
-    for (setting, value) in [("name", ""), ("mesh", DEFAULT_MESH), ("mesh_key_file", ""), ("store.cap", "")] {
+    for (setting, value) in
+        [("name", ""), ("mesh", DEFAULT_MESH), ("mesh_key_file", ""), ("store.cap", ""), ("api.listen", "")]
+    {
         layer.set(setting, DEFAULTS_PLACE, value);
     }
-    for (setting, value) in [("listen", vec![]), ("join", vec![]), ("advertise", vec![]), ("topics", vec![">"])] {
+    for (setting, value) in
+        [("listen", vec![]), ("join", vec![]), ("advertise", vec![]), ("topics", vec![">"]), ("api.hosts", vec![])]
+    {
         layer.set(setting, DEFAULTS_PLACE, value);
     }
     layer.set("mdns", DEFAULTS_PLACE, true);
+    layer.set("api.open_metrics", DEFAULTS_PLACE, false);
     layer.set("min_links", DEFAULTS_PLACE, 5_i64);
     layer.set("max_links", DEFAULTS_PLACE, 128_i64);
     let limits = LogLimits::default();
@@ -293,6 +323,7 @@ fn flag_layer(options: &Options) -> Layer {
         ("mesh", "--mesh", options.mesh.clone()),
         ("mesh_key_file", "--mesh-key", key_file),
         ("store.cap", "--store-cap", options.store_cap.clone()),
+        ("api.listen", "--api", options.api.clone()),
     ];
     for (setting, flag, value) in ones {
         value.into_iter().for_each(|value| layer.set(setting, flag, value));
@@ -361,6 +392,15 @@ impl Reader {
                 per_author: self.count_to("limits.logs_per_author", MAX_LOGS)?,
                 per_topic: self.count_to("limits.logs_per_topic", MAX_LOGS)?,
             },
+            api: ApiSettings {
+                listen: self.api_listen()?,
+                hosts: self.list("api.hosts", |text| {
+                    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+                    let fits = !text.is_empty() && text.bytes().all(sound);
+                    if fits { Ok(text.to_owned()) } else { Err(format!("'{text}' is no host name: leave out ports")) }
+                })?,
+                open_metrics: self.get("api.open_metrics", Value::into_bool)?,
+            },
         };
         if settings.min_links > settings.max_links {
             return Err(self.invalid("min_links", format!("it is above max_links, {}", settings.max_links)));
@@ -428,6 +468,12 @@ impl Reader {
         Ok(mesh)
     }
 
+    fn api_listen(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let text = self.text("api.listen")?;
+        let parsed = Some(&text).filter(|text| !text.is_empty()).map(|text| parse_api_address(text)).transpose();
+        parsed.map_err(|error| self.invalid("api.listen", error))
+    }
+
     fn store_cap(&self, home: &Home) -> Result<u64, ConfigError> {
         let text = self.text("store.cap")?;
         if text.is_empty() {
@@ -465,6 +511,23 @@ pub(crate) fn parse_address(text: &str, to_listen: bool) -> Result<Multiaddr, St
     } else {
         Err(format!("'{text}' is no address that this node can use: only TCP is spoken, as in {example}"))
     }
+}
+
+/// Reads where the API shall listen: a port alone is one of loopback.
+pub(crate) fn parse_api_address(text: &str) -> Result<SocketAddr, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port: Option<u16> = if digits { port.parse().ok() } else { None };
+    let ip = match host {
+        "" | "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        _ => host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .map_or_else(|| host.parse().ok().map(IpAddr::V4), |host| host.parse().ok().map(IpAddr::V6)),
+    };
+    ip.zip(port).map(SocketAddr::from).ok_or_else(|| {
+        format!("'{text}' is no address: write a port, as in 7777, or an address and a port, as in 192.0.2.7:7777")
+    })
 }
 
 /// An address with a port that is free now. It is kept in the file, so that the node can be found again.

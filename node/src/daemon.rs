@@ -7,10 +7,12 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::server::{Server, ServerError};
+use crate::api::tcp::TcpError;
 use crate::config::{ConfigError, Options, Settings};
 use crate::home::{Home, HomeError};
 use crate::identity::{self, KeyError};
 use crate::node::{Node, NodeError};
+use crate::status::ApiInfo;
 
 /// How long a node may take to finish its writes and say good-bye.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
@@ -35,6 +37,9 @@ pub enum DaemonError {
     /// Its API could not be served.
     #[error(transparent)]
     Api(#[from] ServerError),
+    /// Its API could not be served over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The system does not tell of signals.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
@@ -71,6 +76,8 @@ pub struct Ready {
     pub addresses: Vec<Multiaddr>,
     /// Its home.
     pub home: Home,
+    /// How its API is reached over TCP, if it is.
+    pub api: Option<ApiInfo>,
 }
 
 /// Runs a node on a home until SIGINT, SIGTERM or a request of its API, and closes everything. Calls `ready` once it
@@ -100,12 +107,17 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     settings.write_first(home)?;
     let server = Server::start(&home.socket_path(), node.clone())?;
+    let api = match settings.api.tcp(home) {
+        Some(options) => Some(server.listen(&options).await?),
+        None => None,
+    };
     ready(&Ready {
         id: node.id(),
         name: settings.name.clone(),
         mesh: settings.mesh.clone(),
         addresses: node.addresses(),
         home: home.clone(),
+        api,
     });
     let outcome = tokio::select! {
         name = signals.next() => {

@@ -98,6 +98,12 @@ impl Home {
         self.path.join("api.sock")
     }
 
+    /// The token of the API over TCP.
+    #[must_use]
+    pub fn token_path(&self) -> PathBuf {
+        self.path.join("api.token")
+    }
+
     /// The folder of the store.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {

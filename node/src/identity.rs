@@ -36,8 +36,8 @@ pub enum KeyError {
         /// What the system said.
         source: io::Error,
     },
-    /// A new identity cannot be written. There is none then.
-    #[error("cannot write the identity key {path}: {source}; check that the folder is writable and has space")]
+    /// A new key cannot be written. There is none then.
+    #[error("cannot write the key {path}: {source}; check that the folder is writable and has space")]
     Write {
         /// The file.
         path: PathBuf,
@@ -107,6 +107,11 @@ pub(crate) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist_noclobber(path).map_err(|error| error.error)?;
     File::open(folder)?.sync_all()
+}
+
+/// Reads a file that is for its owner only.
+pub(crate) fn read_secret(path: &Path, what: &'static str) -> Result<String, KeyError> {
+    read(path, what, IDENTITY_FORBIDDEN)
 }
 
 /// Reads the pre-shared key of a mesh.

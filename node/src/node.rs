@@ -385,6 +385,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: self.0.started.elapsed().as_secs(),
+            api: None,
         };
         let store = StoreStatus {
             path: self.0.home.join("log").display().to_string(),

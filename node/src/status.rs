@@ -47,6 +47,18 @@ pub struct NodeInfo {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_s: u64,
+    /// How its API is reached over TCP, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ApiInfo>,
+}
+
+/// How the API is reached over TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiInfo {
+    /// Where, such as `http://127.0.0.1:7777`.
+    pub url: String,
+    /// The file with the token that every request has to show.
+    pub token_file: String,
 }
 
 /// A peer, connected or known.

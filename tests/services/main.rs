@@ -8,3 +8,6 @@
 mod harness;
 
 mod description;
+mod reading;
+mod safety;
+mod sse_clients;

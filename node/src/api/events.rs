@@ -187,7 +187,7 @@ fn accepted(headers: &HeaderMap) -> Result<Form, ApiError> {
 pub(super) fn respond(api: &Api, asked: Asked, form: Form) -> Result<Response, ApiError> {
     let permit = api.stream_permit()?;
     let log = api.node.log();
-    let begin = Begin::at(api, asked.from);
+    let begin = Begin::at(api, asked.from)?;
     let bounded = asked.to.is_some() || !asked.follow.unwrap_or(form == Form::ServerSent);
     let (mut last, mut stop) = (bounded.then(|| log.last_arrival()), None);
     match asked.to {
@@ -235,7 +235,7 @@ struct Begin {
 }
 
 impl Begin {
-    fn at(api: &Api, from: From) -> Self {
+    fn at(api: &Api, from: From) -> Result<Self, ApiError> {
         let last = api.node.log().last_arrival();
         let reached = match from {
             From::Cursor(Cursor { epoch, arrival, .. }) if epoch == api.node.epoch() => arrival,
@@ -243,19 +243,22 @@ impl Begin {
             _ => Arrival(0),
         };
         if reached > last {
-            return Self::beyond_the_end(reached, last);
+            return Ok(Self::beyond_the_end(reached, last));
         }
         let (from, since) = match from {
             From::Start | From::TimeMs(_) => (subscription::From::Start, None),
             From::End => (subscription::From::End, Some(last)),
             From::Last(count) => (subscription::From::Last(count), None),
-            From::Cursor(cursor) if cursor.epoch != api.node.epoch() => return Self::in_other_store(api, cursor),
+            From::Cursor(cursor) if cursor.epoch != api.node.epoch() => return Ok(Self::in_other_store(api, cursor)),
             From::Cursor(Cursor { arrival, index, .. }) => {
-                (subscription::From::AfterEvent(arrival, index), Some(arrival))
+                // Of a batch that was removed it cannot be told whether more events followed in it.
+                let is_begun = index != Cursor::WHOLE && api.node.log().batch(arrival)?.is_none();
+                let since = Arrival(arrival.0.saturating_sub(u64::from(is_begun)));
+                (subscription::From::AfterEvent(arrival, index), Some(since))
             }
             From::Arrival(_) => (subscription::From::After(reached), Some(reached)),
         };
-        Self { from, since, gaps: Vec::new() }
+        Ok(Self { from, since, gaps: Vec::new() })
     }
 
     fn in_other_store(api: &Api, cursor: Cursor) -> Self {

@@ -6,6 +6,7 @@
 
 pub mod client;
 mod events;
+mod guard;
 mod in_time;
 mod lines;
 mod log;
@@ -15,6 +16,8 @@ mod peers;
 mod problem;
 mod publish;
 pub mod server;
+pub mod tcp;
+mod token;
 pub mod types;
 
 #[cfg(test)]

@@ -35,6 +35,11 @@ impl ApiError {
         }))
     }
 
+    pub(super) fn body_too_large() -> Self {
+        let detail = format!("a request body has at most {MAX_BODY_BYTES} bytes; nothing was stored");
+        Self::new(Code::BodyTooLarge, detail).with_hint("publish fewer events at once")
+    }
+
     pub(super) fn with_hint(mut self, hint: &str) -> Self {
         self.0.hint = Some(hint.to_owned());
         self
@@ -57,6 +62,10 @@ fn describe(code: Code) -> (StatusCode, &'static str) {
         Code::BadPeer => (StatusCode::BAD_REQUEST, "This is no peer id"),
         Code::TooManyPatterns => (StatusCode::BAD_REQUEST, "Too many patterns"),
         Code::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "No form that is accepted"),
+        Code::TooManyConnections => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections"),
+        Code::Unauthorized => (StatusCode::UNAUTHORIZED, "The token is missing or wrong"),
+        Code::HostRefused => (StatusCode::FORBIDDEN, "Not the name of this node"),
+        Code::CrossSite => (StatusCode::FORBIDDEN, "Caused by a page of another site"),
         Code::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "Too many streams"),
         Code::SystemTopic => (StatusCode::FORBIDDEN, "The topic belongs to the system"),
         Code::NotFound => (StatusCode::NOT_FOUND, "There is no such thing"),
@@ -139,10 +148,7 @@ impl From<LogError> for ApiError {
 impl From<BytesRejection> for ApiError {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                let detail = format!("a request body has at most {MAX_BODY_BYTES} bytes; nothing was stored");
-                Self::new(Code::BodyTooLarge, detail).with_hint("publish fewer events at once")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_large(),
             _ => Self::new(Code::BadRequest, rejection.body_text()),
         }
     }

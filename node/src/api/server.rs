@@ -4,24 +4,33 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, Uri};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use futures::StreamExt;
 use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::ApiError;
+use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
 use super::{events, log, openapi, peers, publish};
 use crate::node::Node;
-use crate::status::{Converged, HoleStatus, NodeStatus};
+use crate::status::{ApiInfo, Converged, HoleStatus, NodeStatus};
+
+/// Bytes of a body that is refused that are read all the same, and how long.
+const MAX_DRAIN_BYTES: usize = 64 * 1024 * 1024;
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why the API cannot be served. Nobody can talk to the node then.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +56,8 @@ pub(super) struct Api {
     pub(super) verifying: Arc<Semaphore>,
     /// The right to stream events.
     streams: Arc<Semaphore>,
+    /// How it is reached over TCP, once it is.
+    tcp: Arc<OnceLock<ApiInfo>>,
 }
 
 impl Api {
@@ -66,6 +77,10 @@ pub struct Server {
     closing: CancellationToken,
     asked: CancellationToken,
     task: JoinHandle<io::Result<()>>,
+    router: Router,
+    tcp: Arc<OnceLock<ApiInfo>>,
+    /// The tasks of connections over TCP.
+    connections: TaskTracker,
 }
 
 impl Server {
@@ -78,9 +93,23 @@ impl Server {
         let (closing, asked) = (CancellationToken::new(), CancellationToken::new());
         let source = format!("/nodes/{}", node.id()).into();
         let (verifying, streams) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(MAX_STREAMS)));
-        let api = Api { node, source, closing: closing.clone(), asked: asked.clone(), verifying, streams };
-        let serve = axum::serve(listener, router(api)).with_graceful_shutdown(closing.clone().cancelled_owned());
-        Ok(Self { socket: socket.to_owned(), closing, asked, task: tokio::spawn(async { serve.await }) })
+        let tcp = Arc::new(OnceLock::new());
+        let (closes, asks) = (closing.clone(), asked.clone());
+        let router = router(Api { node, source, closing: closes, asked: asks, verifying, streams, tcp: tcp.clone() });
+        let serve = axum::serve(listener, router.clone()).with_graceful_shutdown(closing.clone().cancelled_owned());
+        let (socket, task, connections) = (socket.to_owned(), tokio::spawn(async { serve.await }), TaskTracker::new());
+        Ok(Self { socket, closing, asked, task, router, tcp, connections })
+    }
+
+    /// Begins to serve the same over TCP, to whoever shows the token. Returns how it is reached.
+    ///
+    /// # Errors
+    /// When the token cannot be used or the address cannot be listened on.
+    pub async fn listen(&self, options: &TcpOptions) -> Result<ApiInfo, TcpError> {
+        let address = tcp::serve(options, self.router.clone(), self.closing.clone(), &self.connections).await?;
+        let token_file = options.token_path.display().to_string();
+        let info = ApiInfo { url: format!("http://{address}"), token_file };
+        Ok(self.tcp.get_or_init(|| info).clone())
     }
 
     /// Resolves when somebody asks the node to stop.
@@ -96,7 +125,13 @@ impl Server {
     /// Closes, gives the answers that are underway so long to be sent, and removes the socket.
     pub async fn finish(mut self, limit: Duration) {
         self.close();
-        if tokio::time::timeout(limit, &mut self.task).await.is_err() {
+        self.connections.close();
+        let ended = async {
+            // It fails only with the listener, and then there is nobody left to answer.
+            let _ = (&mut self.task).await;
+            self.connections.wait().await;
+        };
+        if tokio::time::timeout(limit, ended).await.is_err() {
             tracing::warn!("requests were cut off, as they did not end in time");
         }
     }
@@ -144,6 +179,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(log::verify))
         .routes(routes!(log::backup))
         .routes(routes!(log::compact))
+        .route_layer(middleware::from_fn(refuse_large_bodies))
         .route_layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     // An import is read a line at a time, so it may be of any length.
     let v1 = limited.routes(routes!(log::import));
@@ -153,7 +189,9 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 /// Everything at a glance.
 #[utoipa::path(get, path = "/status", tag = openapi::NODE, responses((status = 200, body = NodeStatus), ApiError))]
 async fn status(State(api): State<Api>) -> Result<Json<NodeStatus>, ApiError> {
-    Ok(Json(api.node.status().await?))
+    let mut status = api.node.status().await?;
+    status.node.api = api.tcp.get().cloned();
+    Ok(Json(status))
 }
 
 /// What is known to be missing.
@@ -178,6 +216,26 @@ async fn converged(State(api): State<Api>) -> Result<Json<Converged>, ApiError> 
 async fn shutdown(State(api): State<Api>) -> StatusCode {
     api.asked.cancel();
     StatusCode::ACCEPTED
+}
+
+/// Refuses a body that says that it is too large. Whoever sends it gets to read the answer: reading goes on for a while.
+async fn refuse_large_bodies(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if length.is_none_or(|length: u64| length <= MAX_BODY_BYTES as u64) {
+        return next.run(request).await;
+    }
+    let mut body = request.into_body().into_data_stream();
+    let drain = async {
+        let mut drained = 0;
+        while let Some(Ok(part)) = body.next().await
+            && drained < MAX_DRAIN_BYTES
+        {
+            drained += part.len();
+        }
+    };
+    // Who takes longer may not get to read it.
+    let _ = tokio::time::timeout(DRAIN_LIMIT, drain).await;
+    ApiError::body_too_large().into_response()
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -99,6 +99,14 @@ pub enum Code {
     NotAcceptable,
     /// As many streams of events are open as there may be.
     TooManyStreams,
+    /// As many connections over TCP are open as there may be.
+    TooManyConnections,
+    /// The request, which came over TCP, does not show the node's token.
+    Unauthorized,
+    /// The request names a host that this node is not.
+    HostRefused,
+    /// A web page of another site caused the request.
+    CrossSite,
     /// There is no such route, or no such thing.
     NotFound,
     /// The route does not know the method.

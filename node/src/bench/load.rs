@@ -56,6 +56,11 @@ impl Load {
         self.start.elapsed().as_nanos() as u64
     }
 
+    /// The bytes that every event carries, but for the time.
+    pub(super) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
     /// An event that says it was published at `at_ns`.
     pub(super) fn event(&self, nth: u64, at_ns: u64) -> Result<EncodedEvent, BenchError> {
         let mut data = self.data.clone();

@@ -2,12 +2,14 @@
 //!
 //! - [`publish`] is one node and its disk
 //! - [`deliver`] is several nodes, from the publisher's call to the reader at the last node
+//! - [`http`] is one node and clients of its API
 //! - [`reconcile`] is two nodes that meet again
 //! - `load` makes events, publishes them and reads them; all three use it
 //! - `machine` says what the process has used, and what it runs on
 //! - [`Report`] is what each returns
 
 pub mod deliver;
+pub mod http;
 mod load;
 mod machine;
 pub mod publish;
@@ -61,6 +63,9 @@ pub enum BenchError {
         /// What it said.
         source: std::io::Error,
     },
+    /// A client of the API got no answer, or a refusal.
+    #[error("the API did not answer as it should: {0}")]
+    Http(String),
     /// What should happen did not, so there is nothing to measure.
     #[error("{what} did not happen within {limit_s} s: this is a defect, or the machine is overloaded")]
     Stalled {
@@ -72,6 +77,16 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    fn http(error: reqwest::Error) -> Self {
+        let mut causes = vec![error.to_string()];
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            causes.push(inner.to_string());
+            cause = inner.source();
+        }
+        Self::Http(causes.join(": "))
+    }
+
     fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { what, source }
     }

@@ -6,6 +6,7 @@ use clap::builder::TypedValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::bench::deliver::{self, DeliverOptions};
+use crate::bench::http::{self, HttpOptions};
 use crate::bench::publish::{self, PublishOptions};
 use crate::bench::reconcile::{self, Part, ReconcileOptions};
 use crate::bench::{BenchError, Length, MIN_SIZE};
@@ -20,6 +21,9 @@ Examples:
   roundelay bench deliver                   events a second at every one of five nodes
   roundelay bench deliver --rate 1000       how long an event takes to the other nodes
   roundelay bench deliver --topics 1000 --rate 1000
+  roundelay bench http-publish              events a second over the API
+  roundelay bench http-replay               events a second that a replay gives
+  roundelay bench http-follow               how much later a follower has an event
   roundelay bench reconcile                 what it takes to catch up, and to stay in sync";
 
 /// Measure publishing, delivery and reconciliation on this machine.
@@ -65,6 +69,41 @@ enum What {
         /// Topics to publish to in turn
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         topics: u32,
+    },
+    /// Events that clients of the API publish, over its socket and over TCP
+    #[command(after_help = EXAMPLES)]
+    HttpPublish {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        length: LengthArgs,
+        /// Events in a request
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        batch: u16,
+        /// Requests under way at once
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=128))]
+        in_flight: u16,
+    },
+    /// Events that a replay over the API gives, as lines of JSON
+    #[command(after_help = EXAMPLES)]
+    HttpReplay {
+        #[command(flatten)]
+        common: Common,
+        /// Events to replay
+        #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+        count: u64,
+    },
+    /// How much later a follower of the API has an event than a reader in the process
+    #[command(after_help = EXAMPLES)]
+    HttpFollow {
+        #[command(flatten)]
+        common: Common,
+        /// How many seconds to measure
+        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+        seconds: f64,
+        /// Events a second
+        #[arg(long, default_value_t = 200.0, value_parser = values::rate)]
+        rate: f64,
     },
     /// What it takes to agree: after an absence, after few changes, in sync, idle
     #[command(after_help = EXAMPLES)]
@@ -159,6 +198,17 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
                 };
                 Ok(deliver::run(&options, &bar).await?)
             }
+            What::HttpPublish { common, length, batch, in_flight } => {
+                let options = HttpOptions { size: common.size, dir: common.dir };
+                let (batch, in_flight) = (batch.into(), in_flight.into());
+                Ok(http::publish(&options, length.length(), batch, in_flight, &bar).await?)
+            }
+            What::HttpReplay { common, count } => {
+                Ok(http::replay(&HttpOptions { size: common.size, dir: common.dir }, count, &bar).await?)
+            }
+            What::HttpFollow { common, seconds, rate } => {
+                Ok(http::follow(&HttpOptions { size: common.size, dir: common.dir }, seconds, rate, &bar).await?)
+            }
             What::Reconcile { common, part, missed, logs, changed, quiet_for } => {
                 let all = [Part::Missed, Part::Changed, Part::InSync, Part::Idle];
                 let options = ReconcileOptions {
@@ -220,6 +270,9 @@ mod tests {
         for args in [
             &["roundelay", "bench", "publish", "--in-flight", "1"][..],
             &["roundelay", "bench", "deliver", "--all", "--rate", "1000", "--json"],
+            &["roundelay", "bench", "http-publish", "--batch", "10", "--in-flight", "2", "--count", "100"],
+            &["roundelay", "bench", "http-replay", "--count", "1000", "--size", "64"],
+            &["roundelay", "bench", "http-follow", "--rate", "10", "--seconds", "1"],
             &["roundelay", "bench", "reconcile", "--part", "idle", "--quiet-for", "5", "-q"],
         ] {
             if let Err(error) = Cli::try_parse_from(args) {

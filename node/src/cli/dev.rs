@@ -37,7 +37,8 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
 
 /// Runs nodes until Ctrl-C.
 async fn serve(output: &Output, args: &Args) -> Result<(), CliError> {
-    let mut mesh = LocalMesh::start(LocalMeshOptions::new(demo::names(args.nodes.into()))).await?;
+    let options = LocalMeshOptions { api: true, ..LocalMeshOptions::new(demo::names(args.nodes.into())) };
+    let mut mesh = LocalMesh::start(options).await?;
     if args.keep {
         mesh.keep();
     }
@@ -75,7 +76,10 @@ fn announce(output: &Output, mesh: &LocalMesh) -> Result<(), CliError> {
         let address = address.first().map(ToString::to_string).unwrap_or_default();
         if output.is_json() {
             let id = node.node.id().to_string();
-            output.json(&json!({"event": "up", "name": node.name, "id": id, "address": address, "home": home}))?;
+            let (name, api) = (&node.name, &node.api);
+            output.json(&json!({
+                "event": "up", "name": name, "id": id, "address": address, "home": home, "api": api
+            }))?;
         } else {
             output.line(&format!(
                 "{:10} {}",
@@ -83,6 +87,10 @@ fn announce(output: &Output, mesh: &LocalMesh) -> Result<(), CliError> {
                 output.paint(Tone::Name, &address)
             ))?;
             output.line(&format!("{:10} {}", "", output.paint(Tone::Faint, &home)))?;
+            if let Some(api) = &node.api {
+                let token = format!("token in {}", api.token_file);
+                output.line(&format!("{:10} {}  {}", "", api.url, output.paint(Tone::Faint, &token)))?;
+            }
         }
     }
     if output.is_json() {

@@ -115,6 +115,9 @@ fn show_node(output: &Output, status: &NodeStatus) -> Result<(), CliError> {
     for (at, address) in node.listen.iter().enumerate() {
         rows.push((if at == 0 { "join by" } else { "" }, address.clone()));
     }
+    if let Some(api) = &node.api {
+        rows.push(("API", format!("{}, with the token in {}", api.url, table::safe(&api.token_file))));
+    }
     for (label, value) in rows {
         output.line(&format!("{}{value}", output.paint(Tone::Faint, &format!("{label:<15}"))))?;
     }

@@ -21,6 +21,7 @@ Examples:
   roundelay --home /tmp/b up --name second --join ADDRESS
   roundelay up --topic 'orders.>' --topic weather
   roundelay up --mesh shop --mesh-key shop.key   a mesh of its own, closed to strangers
+  roundelay up --api 7777                        the API also on http://127.0.0.1:7777, with a token
   roundelay up --listen /ip4/0.0.0.0/tcp/4001 --advertise /dns4/node.example.org/tcp/4001
 
 Flags win over ROUNDELAY_* variables, and those over config.toml in the home.
@@ -54,6 +55,9 @@ pub(crate) struct Args {
     /// Don't look for neighbours in the local network
     #[arg(long)]
     no_mdns: bool,
+    /// Serve the API over TCP, too: a port of this machine, or an address and a port [default: only the home's socket]
+    #[arg(long, value_name = "ADDRESS")]
+    api: Option<String>,
     /// What the store may take, such as 2GiB [default: a tenth of the disk, at most 10 GiB]
     #[arg(long, value_name = "SIZE")]
     store_cap: Option<String>,
@@ -89,6 +93,7 @@ fn options(args: Args) -> Options {
         topics: args.topic.iter().map(ToString::to_string).collect(),
         no_mdns: args.no_mdns,
         store_cap: args.store_cap,
+        api: args.api,
     }
 }
 
@@ -99,7 +104,8 @@ fn announce(output: &Output, ready: &Ready) -> Result<(), CliError> {
     if output.is_json() {
         let listen: Vec<_> = addresses.collect();
         let (name, mesh, home) = (&ready.name, &ready.mesh, ready.home.path());
-        let node = json!({"id": id, "name": name, "mesh": mesh, "listen": listen, "home": home});
+        let api = &ready.api;
+        let node = json!({"id": id, "name": name, "mesh": mesh, "listen": listen, "home": home, "api": api});
         output.json(&json!({"event": "up", "node": node}))?;
         return output.flush();
     }
@@ -107,6 +113,9 @@ fn announce(output: &Output, ready: &Ready) -> Result<(), CliError> {
     output.line("Others join with one of these after --join:")?;
     for address in addresses {
         output.line(&output.paint(Tone::Name, &address))?;
+    }
+    if let Some(api) = &ready.api {
+        output.line(&format!("API on {}, with the token in {}", output.paint(Tone::Name, &api.url), api.token_file))?;
     }
     output.line(&output.paint(Tone::Good, "ready"))?;
     output.flush()

@@ -1,6 +1,7 @@
 //! Several nodes in one process, on loopback, in a folder of their own.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Index;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,11 +15,13 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::api::server::{Server, ServerError};
-use crate::config::{ConfigError, Settings};
+use crate::api::tcp::TcpError;
+use crate::config::{ApiSettings, ConfigError, Settings};
 use crate::home::{Home, HomeError, HomeLock};
 use crate::identity::{self, KeyError};
 use crate::log::LogError;
 use crate::node::{CallError, Node, NodeError};
+use crate::status::ApiInfo;
 
 /// The mesh that they form.
 const MESH: &str = "local";
@@ -28,6 +31,8 @@ const MIN_LINKS: usize = 4;
 const MAX_LINKS: usize = 64;
 /// How long answers of a node's API may take to be sent after it has stopped.
 const ANSWERS_LIMIT: Duration = Duration::from_secs(1);
+/// A port of loopback that the system chooses.
+const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(20);
 /// Batches, and their bytes, that one look into a log reads.
@@ -45,6 +50,8 @@ pub struct LocalMeshOptions {
     pub parent: Option<PathBuf>,
     /// Bytes that each store may take before the oldest events of others are pruned.
     pub store_cap_bytes: u64,
+    /// Serve each node's API over TCP on loopback, too.
+    pub api: bool,
 }
 
 impl LocalMeshOptions {
@@ -55,6 +62,7 @@ impl LocalMeshOptions {
             topics: vec![Pattern::all()],
             parent: None,
             store_cap_bytes: 10 << 30,
+            api: false,
         }
     }
 }
@@ -80,6 +88,9 @@ pub enum LocalMeshError {
     /// A node's API cannot be served.
     #[error(transparent)]
     Api(#[from] ServerError),
+    /// A node's API cannot be served over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// A node ended meanwhile.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -96,6 +107,8 @@ pub struct LocalNode {
     pub home: PathBuf,
     /// The running node.
     pub node: Node,
+    /// How its API is reached over TCP, if it is.
+    pub api: Option<ApiInfo>,
     server: Server,
     _lock: HomeLock,
 }
@@ -149,12 +162,17 @@ impl LocalMesh {
             max_links: MAX_LINKS,
             store_cap_bytes: options.store_cap_bytes,
             log_limits: roundelay_protocol::quota::LogLimits::default(),
+            api: ApiSettings { listen: options.api.then_some(FREE_PORT), ..ApiSettings::default() },
         };
         let node = Node::start(settings.node_config(&home, keypair)?).await?;
         settings.write_first(&home)?;
         let server = Server::start(&home.socket_path(), node.clone())?;
+        let api = match settings.api.tcp(&home) {
+            Some(tcp) => Some(server.listen(&tcp).await?),
+            None => None,
+        };
         let home = home.path().to_owned();
-        self.nodes.push(LocalNode { name: name.to_owned(), home, node, server, _lock: lock });
+        self.nodes.push(LocalNode { name: name.to_owned(), home, node, api, server, _lock: lock });
         Ok(&self.nodes[self.nodes.len() - 1])
     }
 
