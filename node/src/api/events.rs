@@ -55,6 +55,7 @@ pub(super) struct Parameters {
     follow: Option<bool>,
     /// `arrival`: as they came here, late ones late. `time`: by stamp, the same on every node; only to replay.
     #[serde(default)]
+    #[param(inline)]
     order: Order,
 }
 
