@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::{Multiaddr, PeerId};
+use roundelay_protocol::arrival_times::ArrivalTimes;
 use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::frame::Position;
 use roundelay_protocol::heads::LogRecord;
@@ -13,13 +14,14 @@ use roundelay_protocol::ids::{Arrival, Author, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
 use roundelay_protocol::quota::LogLimits;
-use roundelay_protocol::replica::{Config, MissingReason, Now, Place, Places, Replica};
+use roundelay_protocol::replica::{ARRIVAL_TIMES_MARK, Config, MissingReason, Now, Place, Places, Replica};
+use roundelay_protocol::rules::{Rule, Rules};
 use roundelay_protocol::sign::{Ed25519Signer, Signer};
 use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
 use roundelay_protocol::write_set::Mark;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Parts, Peers, Publish, TOPICS_MARK};
+use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Parts, Peers, Publish, RULE_MARK, TOPICS_MARK};
 use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
 use crate::mesh::{self, Mesh, MeshCommand, MeshConfig, MeshCounters};
 use crate::peer_id::{peer_id_of, text_of};
@@ -99,6 +101,9 @@ pub enum CallError {
     /// A system topic, whose first token starts with `_`.
     #[error("'{0}' belongs to the system: publish to a topic that does not start with '_'")]
     SystemTopic(Topic),
+    /// A rule cannot be set; nothing was changed.
+    #[error(transparent)]
+    Rule(#[from] roundelay_protocol::rules::RuleError),
     /// The node ended, or its store failed, before it was known whether the call took effect.
     #[error("the node has stopped{0}; whether the call took effect is unknown: look when it runs again")]
     Stopped(String),
@@ -232,6 +237,8 @@ impl Node {
             log_limits: config.log_limits,
             max_gossip_bytes: MAX_GOSSIP_BYTES,
             interest: known.interest,
+            rules: known.rules,
+            arrival_times: known.arrival_times,
             seed: rand::random(),
         };
         let me = signer.author();
@@ -441,6 +448,31 @@ impl Node {
         self.call(|reply| Call::JoinTopics(pattern, reply)).await
     }
 
+    /// The rules of this node's topics.
+    ///
+    /// # Errors
+    /// When the node stopped.
+    pub async fn rules(&self) -> Result<Rules, CallError> {
+        self.call(Call::Rules).await
+    }
+
+    /// Sets the rule of a pattern, for good.
+    ///
+    /// # Errors
+    /// When the pattern cannot have one, there are too many, or the node stopped.
+    pub async fn set_rule(&self, pattern: Pattern, rule: Rule) -> Result<(), CallError> {
+        self.call(|reply| Call::SetRule(pattern, Some(rule), reply)).await??;
+        Ok(())
+    }
+
+    /// Ends the rule of a pattern, for good. False if there was none.
+    ///
+    /// # Errors
+    /// When the node stopped.
+    pub async fn unset_rule(&self, pattern: Pattern) -> Result<bool, CallError> {
+        Ok(self.call(|reply| Call::SetRule(pattern, None, reply)).await??)
+    }
+
     /// Ends a subscription, for good. False if there was none.
     ///
     /// # Errors
@@ -522,6 +554,8 @@ impl Node {
 /// What the store knows from earlier lives.
 struct Known {
     interest: Interest,
+    rules: Rules,
+    arrival_times: ArrivalTimes,
     joins: Vec<Multiaddr>,
     directory: Directory,
 }
@@ -546,6 +580,30 @@ impl Known {
         let interest = Interest::new(patterns, authors.collect());
         let joins = reader.marks(JOIN_MARK)?;
         let text = |name: &[u8]| String::from_utf8_lossy(&name[JOIN_MARK.len()..]).parse().ok();
-        Ok(Self { interest, joins: joins.iter().filter_map(|(name, _)| text(name)).collect(), directory })
+        let arrival_times = reader.mark(ARRIVAL_TIMES_MARK)?.and_then(|mark| ArrivalTimes::decode(&mark).ok());
+        let (rules, arrival_times) = (read_rules(reader)?, arrival_times.unwrap_or_default());
+        Ok(Self {
+            interest,
+            rules,
+            arrival_times,
+            joins: joins.iter().filter_map(|(name, _)| text(name)).collect(),
+            directory,
+        })
     }
+}
+
+/// The rules that the store keeps.
+fn read_rules(reader: &LogReader) -> Result<Rules, LogError> {
+    let mut rules = Rules::default();
+    for (name, value) in reader.marks(RULE_MARK)? {
+        let text = String::from_utf8_lossy(&name[RULE_MARK.len()..]).into_owned();
+        let taken = match (Pattern::new(&text), Rule::decode(&value)) {
+            (Ok(pattern), Ok(rule)) => rules.set(pattern, rule).is_ok(),
+            _ => false,
+        };
+        if !taken {
+            tracing::warn!("the rule of '{text}' in the store is none that this program knows: it does not hold");
+        }
+    }
+    Ok(rules)
 }

@@ -211,7 +211,7 @@ impl Frame {
         let w = &mut out;
         match self {
             Self::Hello(hello) => write_hello(w.array(8).uint(kind::HELLO), hello),
-            Self::Interest(interest) => interest.write(w.array(3).uint(kind::INTEREST)),
+            Self::Interest(interest) => interest.write(w.array(1 + interest.items()).uint(kind::INTEREST)),
             Self::Sums { topics, last } => {
                 w.array(3).uint(kind::SUMS).bool(*last).array(topics.len() * 2);
                 for (topic, sum) in topics {
@@ -278,7 +278,7 @@ impl Frame {
         let kind = r.uint("frame kind")?;
         let frame = match (kind, fields) {
             (kind::HELLO, 8) => Self::Hello(read_hello(r)?),
-            (kind::INTEREST, 3) => Self::Interest(Interest::read(r)?),
+            (kind::INTEREST, 3 | 4) => Self::Interest(Interest::read(r, fields - 1)?),
             (kind::SUMS, 3) => {
                 let last = r.bool("last")?;
                 let count = list_of(r, "sums", MAX_PAGE, 2)?;
@@ -329,7 +329,7 @@ impl Frame {
 
 fn write_hello(w: &mut Writer, hello: &Hello) {
     w.uint(VERSION).uint(hello.process).uint(hello.nonce).uint(hello.epoch.0).uint(hello.clock_ms);
-    w.array(2);
+    w.array(hello.interest.items());
     hello.interest.write(w);
     match &hello.memory {
         Some(memory) => write_memory(w, memory),
@@ -345,8 +345,8 @@ fn read_hello(r: &mut Reader<'_>) -> Result<Hello, CodecError> {
     }
     let (process, nonce) = (r.uint("process")?, r.uint("nonce")?);
     let (epoch, clock_ms) = (StoreEpoch(r.uint("epoch")?), r.uint("clock")?);
-    r.tuple("interest", 2)?;
-    let interest = Interest::read(r)?;
+    let items = r.list("interest", 3)?;
+    let interest = Interest::read(r, items)?;
     let memory = if r.null() { None } else { Some(read_memory(r)?) };
     Ok(Hello { process, nonce, epoch, clock_ms, interest, memory })
 }

@@ -4,6 +4,7 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::heads::LogKey;
 use crate::ids::Author;
 use crate::limits::{MAX_EXCLUDED, MAX_PATTERNS, MAX_TOPIC_BYTES};
+use crate::rules::Writers;
 use crate::topic::{MESH_TOPIC, Pattern, Topic};
 
 /// The topics that a node subscribes to and the authors that it leaves out. Every node takes part in `_mesh`.
@@ -13,6 +14,8 @@ pub struct Interest {
     pub patterns: Vec<Pattern>,
     /// Authors whose events it neither stores nor serves; at most [`MAX_EXCLUDED`], sorted.
     pub excluded: Vec<Author>,
+    /// Who may publish what: it neither stores nor serves what others publish.
+    pub writers: Writers,
 }
 
 impl Interest {
@@ -25,7 +28,7 @@ impl Interest {
         excluded.sort();
         excluded.dedup();
         excluded.truncate(MAX_EXCLUDED);
-        Self { patterns, excluded }
+        Self { patterns, excluded, writers: Writers::default() }
     }
 
     /// Whether events of the topic are stored by a node of this interest, whoever published them.
@@ -40,10 +43,18 @@ impl Interest {
         self.excluded.binary_search(author).is_ok()
     }
 
-    /// Whether a node of this interest, being `owner`, holds the log: it subscribes to the topic or is the author.
+    /// Whether a node of this interest, being `owner`, holds the log: it subscribes to the topic or is the author, and
+    /// leaves the author out neither everywhere nor in this topic.
     #[must_use]
     pub fn holds(&self, owner: &Author, log: &LogKey) -> bool {
-        (log.author == *owner || self.covers(&log.topic)) && !self.excludes(&log.author)
+        (log.author == *owner || self.covers(&log.topic))
+            && !self.excludes(&log.author)
+            && self.writers.allow(&log.topic, &log.author)
+    }
+
+    /// How many items it is written as: writers are left out where nobody is limited.
+    pub(crate) fn items(&self) -> usize {
+        if self.writers.is_empty() { 2 } else { 3 }
     }
 
     pub(crate) fn write(&self, writer: &mut Writer) {
@@ -55,9 +66,13 @@ impl Interest {
         for author in &self.excluded {
             writer.bytes(&author.0);
         }
+        if !self.writers.is_empty() {
+            self.writers.write(writer);
+        }
     }
 
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+    /// Reads what was written as two items or three.
+    pub(crate) fn read(reader: &mut Reader<'_>, items: usize) -> Result<Self, CodecError> {
         let count = reader.list("patterns", MAX_PATTERNS)?;
         let mut patterns = Vec::with_capacity(count);
         for _ in 0..count {
@@ -66,7 +81,12 @@ impl Interest {
         }
         let count = reader.list("excluded", MAX_EXCLUDED)?;
         let excluded = (0..count).map(|_| reader.fixed("author").map(Author)).collect::<Result<_, _>>()?;
-        Ok(Self::new(patterns, excluded))
+        let writers = match items {
+            2 => Writers::default(),
+            3 => Writers::read(reader)?,
+            _ => return Err(CodecError::OutOfBounds("interest")),
+        };
+        Ok(Self { writers, ..Self::new(patterns, excluded) })
     }
 
     /// A fingerprint of what two nodes have in common; the same from either side.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ahead;
+pub mod arrival_times;
 pub mod batch;
 pub mod codec;
 pub mod conduct;
@@ -20,6 +21,7 @@ pub mod planted;
 pub mod quota;
 pub mod recent;
 pub mod replica;
+pub mod rules;
 pub mod sequencer;
 pub mod sign;
 pub mod topic;

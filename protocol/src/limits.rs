@@ -32,3 +32,9 @@ pub const MAX_CLOCK_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
 pub const MAX_PATTERNS: usize = 1024;
 /// Blocked authors that one node leaves out of reconciliation.
 pub const MAX_EXCLUDED: usize = 1024;
+/// Rules by topic of one node.
+pub const MAX_RULES: usize = 256;
+/// Writers that one rule names. Its mark stays small enough for a leaf of the store.
+pub const MAX_RULE_WRITERS: usize = 256;
+/// Writers that all rules of one node name together, so that they fit a frame.
+pub const MAX_WRITERS: usize = 4096;

@@ -13,6 +13,7 @@ use roundelay_protocol::heads::{LogKey, Sum};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
+use roundelay_protocol::rules::{Rule, Rules, Writers};
 use roundelay_protocol::sign::Ed25519Signer;
 use roundelay_protocol::topic::{Pattern, Topic};
 
@@ -84,6 +85,14 @@ fn batch(count: usize, link: Link) -> VerifiedBatch {
     seal(&signer, &Topic::new("orders.placed").expect("a topic"), Incarnation(9), link, Hlc(1 << 40), &events)
 }
 
+fn writers() -> Writers {
+    let mut rules = Rules::default();
+    let rule = |writers: Option<Vec<Author>>| Rule { writers, ..Rule::default() };
+    rules.set(Pattern::new("orders.>").expect("a pattern"), rule(Some(vec![Author([7; 32])]))).expect("a rule");
+    rules.set(Pattern::new("orders.free").expect("a pattern"), rule(None)).expect("a rule");
+    rules.writers()
+}
+
 fn frames(batches: &[VerifiedBatch]) -> Vec<(&'static str, Frame)> {
     let topic = || Topic::new("orders.placed").expect("a topic");
     let log = LogKey { topic: topic(), author: Author([7; 32]) };
@@ -108,7 +117,8 @@ fn frames(batches: &[VerifiedBatch]) -> Vec<(&'static str, Frame)> {
     vec![
         ("hello", Frame::Hello(hello)),
         ("hello-memory", Frame::Hello(remembering)),
-        ("interest", Frame::Interest(interest)),
+        ("interest", Frame::Interest(interest.clone())),
+        ("interest-writers", Frame::Interest(Interest { writers: writers(), ..interest })),
         ("sums", Frame::Sums { topics: vec![(topic(), Sum(1 << 100)), (topic(), Sum(0))], last: true }),
         ("want", Frame::Want { topics: vec![topic(); 3], last: false }),
         ("heads", Frame::Heads { heads: vec![head(&[4]), head(&[4, 9, 1000])], upto: Some(position), events: 13 }),

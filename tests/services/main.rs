@@ -9,5 +9,6 @@ mod harness;
 
 mod description;
 mod reading;
+mod retention;
 mod safety;
 mod sse_clients;

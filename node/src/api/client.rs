@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::lines::{Lines, LinesError};
 use super::types::{
     AddPeer, BATCH_CONTENT_TYPE, BackedUp, BackupRequest, Compacted, DEFAULT_ACK_TIMEOUT_MS, EventsQuery, Imported,
-    NDJSON_CONTENT_TYPE, Problem, PublishOptions, Published, Removed, VerifyLine,
+    NDJSON_CONTENT_TYPE, PatternRule, Problem, PublishOptions, Published, Removed, TopicRule, VerifyLine,
 };
 use crate::home::Home;
 use crate::status::{Converged, HoleStatus, NodeStatus};
@@ -188,6 +188,31 @@ impl Client {
     /// See [`ClientError`].
     pub async fn leave_topics(&self, pattern: &str) -> Result<bool> {
         let removed: Removed = self.call(self.request(Method::DELETE, &["subscriptions", pattern])).await?;
+        Ok(removed.removed)
+    }
+
+    /// The rules of the node's topics.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn rules(&self) -> Result<Vec<PatternRule>> {
+        self.call(self.request(Method::GET, &["rules"])).await
+    }
+
+    /// Sets the rule of a pattern, for good.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_rule(&self, pattern: &str, rule: &TopicRule) -> Result<()> {
+        self.done(self.request(Method::PUT, &["rules", pattern]).json(rule)).await
+    }
+
+    /// Ends the rule of a pattern, for good. False if there was none.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn unset_rule(&self, pattern: &str) -> Result<bool> {
+        let removed: Removed = self.call(self.request(Method::DELETE, &["rules", pattern])).await?;
         Ok(removed.removed)
     }
 

@@ -15,6 +15,7 @@ mod outflow;
 mod peers;
 mod problem;
 mod publish;
+mod rules;
 pub mod server;
 pub mod tcp;
 mod token;

@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use super::problem::ApiError;
 use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
-use super::{events, log, openapi, peers, publish};
+use super::{events, log, openapi, peers, publish, rules};
 use crate::node::Node;
 use crate::status::{ApiInfo, Converged, HoleStatus, NodeStatus};
 
@@ -172,6 +172,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(publish::publish))
         .routes(routes!(events::stream))
         .routes(routes!(peers::join_topics, peers::leave_topics))
+        .routes(routes!(rules::list))
+        .routes(routes!(rules::show, rules::set, rules::unset))
         .routes(routes!(peers::add))
         .routes(routes!(peers::forget))
         .routes(routes!(peers::block, peers::unblock))

@@ -87,6 +87,10 @@ pub enum Code {
     BadPeer,
     /// The topic belongs to the system.
     SystemTopic,
+    /// This node's rule for the topic does not let it publish there; nothing was stored.
+    NotWriter,
+    /// A rule cannot be set.
+    BadRule,
     /// An event is larger than the limit.
     EventTooLarge,
     /// A request has more bytes or events than the limit.
@@ -149,6 +153,8 @@ impl Code {
                 | Self::BadAddress
                 | Self::BadPeer
                 | Self::SystemTopic
+                | Self::NotWriter
+                | Self::BadRule
                 | Self::EventTooLarge
                 | Self::BodyTooLarge
                 | Self::UnsupportedMediaType
@@ -284,6 +290,33 @@ pub struct BackedUp {
     pub bytes: u64,
     /// The last arrival number in it.
     pub last_arrival: u64,
+}
+
+/// What holds for the topics that match a pattern. What is not set is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TopicRule {
+    /// Events go that are older than this by their stamps and have been here for as long, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<u64>,
+    /// Bytes that each topic may take; beyond it the oldest events go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Events that each topic may have; beyond it the oldest go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_events: Option<u64>,
+    /// Ids of the nodes whose events are taken; missing: everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writers: Option<Vec<String>>,
+}
+
+/// A pattern and its rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PatternRule {
+    /// A topic or a pattern.
+    pub pattern: String,
+    /// What holds for it.
+    pub rule: TopicRule,
 }
 
 /// What rewriting the store brought.

@@ -14,6 +14,7 @@ mod man;
 mod output;
 mod peers;
 mod publish;
+mod rules;
 mod status;
 mod sub;
 mod table;

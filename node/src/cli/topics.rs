@@ -9,7 +9,7 @@ use crate::status::{NodeStatus, TopicStatus};
 
 use super::error::CliError;
 use super::table::{self, bytes, count, time};
-use super::{Context, Output, values};
+use super::{Context, Output, rules, values};
 
 /// Characters of a digest that are shown: equal ones here are equal.
 const DIGEST_CHARS: usize = 16;
@@ -19,10 +19,11 @@ Examples:
   roundelay topics                  topics with events, bytes, authors and digest
   roundelay topics join 'orders.>'  subscribe this node to one more pattern
   roundelay topics leave weather    end a subscription; what is stored stays
+  roundelay topics set '>' --max-age 7d   let old events go
 
 Two nodes with the same digest of a topic hold the same events of it.";
 
-/// Show topics, subscribe the node to more or fewer.
+/// Show topics, subscribe the node to more or fewer, say what is kept of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -39,6 +40,25 @@ enum Command {
         #[arg(value_parser = values::pattern)]
         pattern: Pattern,
     },
+    /// Set what is kept of topics for how long, and who may publish to them, in the place of an earlier rule of the pattern
+    #[command(after_help = RULES)]
+    Set {
+        /// A topic, or a pattern with * and >
+        #[arg(value_parser = values::pattern)]
+        pattern: Pattern,
+        #[command(flatten)]
+        limits: rules::Limits,
+    },
+    /// End the rule of a pattern
+    #[command(after_help = "Example:\n  roundelay topics unset '>'")]
+    Unset {
+        /// The pattern, as it was set
+        #[arg(value_parser = values::pattern)]
+        pattern: Pattern,
+    },
+    /// Show the rules of this node
+    #[command(after_help = "Examples:\n  roundelay topics rules\n  roundelay topics rules --json")]
+    Rules,
     /// End a subscription of the node, for good; what is stored stays
     #[command(after_help = "Example:\n  roundelay topics leave 'orders.>'")]
     Leave {
@@ -47,6 +67,17 @@ enum Command {
         pattern: Pattern,
     },
 }
+
+const RULES: &str = "\
+A rule is this node's own. For a topic the most specific pattern that matches it holds, and it alone: where two patterns differ
+first, from the left, a plain token comes before *, and * before >. Events go in whole batches, the oldest first; the last
+batch of every author stays, and so do events of this node that no peer has yet.
+
+Examples:
+  roundelay topics set '>' --max-age 7d --max-bytes 1GiB
+  roundelay topics set orders.placed --max-events 100000
+  roundelay topics set 'prices.>' --writers 12D3KooW...,12D3KooW...
+  roundelay topics set 'prices.>' --writers none";
 
 pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
     let client = context.client()?;
@@ -64,6 +95,9 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
             output.note(&format!("subscribed to {pattern}"));
             Ok(())
         }
+        Some(Command::Set { pattern, limits }) => rules::set(&context, &client, &pattern, limits).await,
+        Some(Command::Unset { pattern }) => rules::unset(&context, &client, &pattern).await,
+        Some(Command::Rules) => rules::list(&context, &client).await,
         Some(Command::Leave { pattern }) => {
             if !client.leave_topics(pattern.as_str()).await? {
                 let subscriptions = client.status().await?.node.subscriptions;

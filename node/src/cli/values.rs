@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, Timestamp, ZonedDateTime};
-use libp2p::Multiaddr;
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, ZonedDateTime};
+use libp2p::{Multiaddr, PeerId};
 use roundelay_protocol::topic::{Pattern, Topic};
 
 use crate::api::types::From;
@@ -14,6 +14,26 @@ use crate::api::types::From;
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
     parsed.ok_or_else(|| "write a number and its unit, such as 500ms, 10s, 2m or 1h30m".into())
+}
+
+/// A span of time that may be days, of 24 hours, or weeks.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<Span>().ok().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let age = span.and_then(|span| Duration::try_from(span).ok()).filter(|age| !age.is_zero());
+    age.ok_or_else(|| "write a number and its unit, such as 7d, 12h or 30m".into())
+}
+
+/// A size in bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    crate::units::parse_bytes(text).map_err(|error| error.to_string())
+}
+
+/// The id of a node that may publish, or `none`.
+pub(crate) fn writer(text: &str) -> Result<Option<PeerId>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error| format!("{error}; write ids as `roundelay status` and `peers` show them"))
 }
 
 /// A topic that services may publish to.

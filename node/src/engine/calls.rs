@@ -5,11 +5,12 @@ use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange, Room};
+use roundelay_protocol::rules::{Rule, RuleError, Rules};
 use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::oneshot;
 
 use super::Engine;
-use super::peers::{BLOCK_MARK, JOIN_MARK, TOPICS_MARK};
+use super::peers::{BLOCK_MARK, JOIN_MARK, RULE_MARK, TOPICS_MARK};
 use crate::mesh::{MeshCommand, Multiaddr, PeerId};
 use crate::node::{CallError, Committed, Transaction};
 use crate::peer_id::author_of;
@@ -27,6 +28,8 @@ pub(crate) enum Call {
     Probe(oneshot::Sender<u32>),
     JoinTopics(Pattern, oneshot::Sender<()>),
     LeaveTopics(Pattern, oneshot::Sender<bool>),
+    Rules(oneshot::Sender<Rules>),
+    SetRule(Pattern, Option<Rule>, oneshot::Sender<Result<bool, RuleError>>),
     AddPeer(Multiaddr, oneshot::Sender<()>),
     ForgetPeer(PeerId, oneshot::Sender<()>),
     BlockPeer(PeerId, bool, oneshot::Sender<()>),
@@ -85,6 +88,12 @@ impl Engine {
                 }
                 let _ = reply.send(left);
             }
+            Call::Rules(reply) => {
+                let _ = reply.send(self.replica.rules().clone());
+            }
+            Call::SetRule(pattern, rule, reply) => {
+                let _ = reply.send(self.set_rule(pattern, rule).await);
+            }
             Call::AddPeer(address, reply) => {
                 self.mark([JOIN_MARK, address.to_string().as_bytes()].concat(), Some(Vec::new())).await;
                 if let Some(Protocol::P2p(peer)) = address.iter().last() {
@@ -127,6 +136,19 @@ impl Engine {
         }
         self.hear_known_topics().await;
         self.peers.touch();
+    }
+
+    /// Sets a rule or ends it. Says whether there is one now, or was one.
+    async fn set_rule(&mut self, pattern: Pattern, rule: Option<Rule>) -> Result<bool, RuleError> {
+        let mut rules = self.replica.rules().clone();
+        let changed = match rule {
+            Some(rule) => rules.set(pattern.clone(), rule).map(|()| true)?,
+            None => rules.unset(&pattern),
+        };
+        let value = rules.iter().find(|(known, _)| **known == pattern).map(|(_, rule)| rule.encode());
+        self.mark([RULE_MARK, pattern.as_str().as_bytes()].concat(), value).await;
+        self.feed(Input::SetRules(rules)).await;
+        Ok(changed)
     }
 
     /// The operator wants a peer that is kept away.

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use calls::{Call, Facts, Publish};
 use inbox::Inbound;
-pub(crate) use peers::{BLOCK_MARK, JOIN_MARK, Peers, TOPICS_MARK};
+pub(crate) use peers::{BLOCK_MARK, JOIN_MARK, Peers, RULE_MARK, TOPICS_MARK};
 
 use room::Disk;
 use waiting::Waiting;

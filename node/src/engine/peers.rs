@@ -17,6 +17,8 @@ use crate::record::{Directory, MAX_LISTED_TOPICS, NodeRecord};
 pub(crate) const JOIN_MARK: &[u8] = b"join/";
 /// Marks of blocked authors; the author's 32 bytes follow.
 pub(crate) const BLOCK_MARK: &[u8] = b"block/";
+/// Marks of rules; the pattern follows.
+pub(crate) const RULE_MARK: &[u8] = b"topic/";
 /// The mark of what was joined and left: a JSON list of patterns.
 pub(crate) const TOPICS_MARK: &[u8] = b"topics";
 /// A changed record is published, and candidates are told, at most so often.

@@ -307,6 +307,8 @@ impl Writer {
         self.mirror_writes(false);
         if let Err(error) = exchange(&rewrite.path, &shared.dir) {
             self.remover.remove(rewrite.db, rewrite.path);
+            // It would fail again: the copy is not made once more unasked.
+            self.bytes_after_last = u64::MAX;
             return Ok(Some(RewriteStep::GivenUp(format!("the two folders cannot change their names: {error}"))));
         }
         // What is written from here on is in the fresh store alone, so it must be the one that is found.

@@ -75,6 +75,8 @@ impl Sink {
             log_limits: LogLimits { total: usize::MAX, per_author: usize::MAX, per_topic: usize::MAX },
             max_gossip_bytes: 0,
             interest: Interest::new(vec![Pattern::all()], Vec::new()),
+            rules: roundelay_protocol::rules::Rules::default(),
+            arrival_times: roundelay_protocol::arrival_times::ArrivalTimes::default(),
             seed: rand::random(),
         };
         let records = records.iter().map(emptied).collect();

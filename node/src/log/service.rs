@@ -319,7 +319,9 @@ impl Rewriting {
         }
         match writer.step_rewrite(STEP_BYTES.max(2 * written_bytes))? {
             RewriteStep::Copied => {}
-            RewriteStep::Waiting => std::thread::sleep(REWRITE_REST),
+            // Who publishes need not wait with it.
+            RewriteStep::Waiting if written_bytes == 0 => std::thread::sleep(REWRITE_REST),
+            RewriteStep::Waiting => {}
             RewriteStep::Done(report) => self.end(Ok(report)),
             RewriteStep::GivenUp(why) => self.end(Err(why)),
         }

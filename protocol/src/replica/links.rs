@@ -458,6 +458,7 @@ impl<S: Signer> Replica<S> {
     }
 
     pub(super) fn set_interest(&mut self, interest: Interest) {
+        let interest = Interest { writers: self.rules.writers(), ..interest };
         if interest == self.interest {
             return;
         }

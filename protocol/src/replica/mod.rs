@@ -7,6 +7,7 @@
 //! - `logs` is what the disk holds; `latest` differs from it only where a write is on its way.
 
 mod admit;
+mod expire;
 mod links;
 mod memory;
 mod probes;
@@ -16,6 +17,7 @@ mod pull;
 mod report;
 mod types;
 
+pub use expire::ARRIVAL_TIMES_MARK;
 pub use links::digest;
 pub use memory::MEMORY_MARK;
 #[doc(hidden)]
@@ -39,6 +41,7 @@ use crate::planted::Fault;
 use crate::planted::Planted;
 use crate::quota::Census;
 use crate::recent::Recent;
+use crate::rules::Rules;
 use crate::sequencer::Sequencer;
 use crate::sign::Signer;
 use crate::topic::Topic;
@@ -116,6 +119,8 @@ pub struct Replica<S> {
     memories_at_ms: u64,
     topics_seen: BTreeSet<Topic>,
     pruning: prune::Pruning,
+    rules: Rules,
+    expiry: expire::Expiry,
     room: Room,
     probes: BTreeMap<u64, BTreeMap<Author, probes::Progress>>,
     twin: Option<Incarnation>,
@@ -149,7 +154,7 @@ impl<S: Signer> Replica<S> {
             incarnation: config.incarnation,
             greatest_at_start: clock.greatest(),
             started_mono_ms: now.mono_ms,
-            interest: config.interest,
+            interest: Interest { writers: config.rules.writers(), ..config.interest },
             clock,
             now,
             seed: config.seed,
@@ -174,6 +179,8 @@ impl<S: Signer> Replica<S> {
             memories_at_ms: 0,
             topics_seen,
             pruning: prune::Pruning::default(),
+            rules: config.rules,
+            expiry: expire::Expiry::new(config.arrival_times),
             room: Room::Ample,
             probes: BTreeMap::new(),
             twin: None,
@@ -235,11 +242,13 @@ impl<S: Signer> Replica<S> {
                     link.serving = link.serving.saturating_sub(1);
                 }
             }
+            Input::Oldest { batches, end } if self.expiry.is_listing() => self.expire(batches, end),
             Input::Oldest { batches, end } => self.prune(batches, end),
             Input::Breach { peer, reason } => self.breach(peer, &reason),
             Input::Slip { peer, reason } => self.slip(peer, &reason),
             Input::Pardon { peer } => self.conduct.pardon(&peer),
             Input::SetInterest(interest) => self.set_interest(interest),
+            Input::SetRules(rules) => self.set_rules(rules),
             Input::Probe { id } => self.probe(id),
             Input::SetMarks(marks) => {
                 self.write(WriteSet { marks, ..WriteSet::default() }, OwnWrite::default(), Vec::new())
@@ -270,6 +279,7 @@ impl<S: Signer> Replica<S> {
         }
         self.remember_peers();
         self.prune_if_full();
+        self.expire_if_due();
     }
 
     /// When [`Input::Tick`] should come, on the monotonic clock, if nothing else comes before.
@@ -282,7 +292,8 @@ impl<S: Signer> Replica<S> {
         });
         let plan = if self.plan_pending { Some(self.plan_at_ms) } else { self.next_due_ms };
         let prune = self.pruning.due_ms().filter(|at_ms| *at_ms > now_ms);
-        let own = [plan, prune, Some(now_ms + 5_000)].into_iter().flatten();
+        let expiry = self.expiry_due_ms();
+        let own = [plan, prune, expiry, Some(now_ms + 5_000)].into_iter().flatten();
         links.chain(own).min().unwrap_or(now_ms + 5_000).max(now_ms + 1)
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Effect, OldBatch, Replica, Room};
 use crate::heads::{LogKey, LogRecord};
 use crate::ids::Arrival;
-use crate::planted::Fault;
+use crate::planted::{Fault, Planted};
 use crate::quota;
 use crate::sign::Signer;
 use crate::write_set::WriteSet;
@@ -54,6 +54,11 @@ impl Pruning {
         self.tight
     }
 
+    /// Whether it waits for the store: for a list, or for what was written to be durable up to `written`.
+    pub(super) fn is_busy(&self, written: u64) -> bool {
+        self.listing || self.token > written
+    }
+
     /// When the store is to be looked at next.
     pub(super) fn due_ms(&self) -> Option<u64> {
         (!self.listing && self.retry_at_ms > 0).then_some(self.retry_at_ms)
@@ -89,7 +94,7 @@ impl<S: Signer> Replica<S> {
             return;
         }
         // Pruning writes, too.
-        let idle = self.room != Room::None && !self.pruning.listing && self.pruning.token <= self.written();
+        let idle = self.room != Room::None && !self.expiry.is_listing() && !self.pruning.is_busy(self.written());
         if idle && self.pruning.retry_at_ms <= self.now.mono_ms {
             self.pruning.listing = true;
             self.effects.push(Effect::ListOldest { after: self.pruning.after });
@@ -119,26 +124,20 @@ impl<S: Signer> Replica<S> {
                 continue;
             }
             let record = records.entry(old.log.clone()).or_insert_with(|| self.latest_or_new(&old.log));
-            if !self.may_prune(&old, record) {
+            // A log's last batch proves its head, from which a newcomer learns of the log at all: it goes last, and never
+            // in the system's topics, where it is what nodes know of each other.
+            let spare_tips = self.pruning.pass != Pass::Tips || old.log.topic.is_system();
+            if !may_prune(&old, record, self.is_own_unannounced(&old), spare_tips) {
                 continue;
             }
-            if !self.planted.is(Fault::PruneWithoutFloor) {
-                record.floor = record.floor.max(old.last_seq);
-            }
-            record.floor_hlc = record.floor_hlc.max(old.last_hlc);
-            record.holes.retain(|hole| hole.to > record.floor);
-            record.events = record.events.saturating_sub(old.last_seq - old.first_seq + 1);
-            record.bytes = record.bytes.saturating_sub(old.bytes);
+            note_pruned(record, &old, self.planted);
             remaining = remaining.saturating_sub(old.bytes);
             set.pruned.push(old.arrival);
         }
         let set_is_empty = set.pruned.is_empty();
         if !set_is_empty {
-            let touched = records.into_values().filter(|record| self.latest(&record.key) != Some(record));
-            set.logs = touched.collect();
             self.batch_bytes = remaining;
-            self.write(set, super::publish::OwnWrite::default(), Vec::new());
-            self.pruning.token = self.last_token;
+            self.write_pruned(set, records);
         }
         if set_is_empty {
             // Others have a turn before the next look.
@@ -172,14 +171,34 @@ impl<S: Signer> Replica<S> {
         shares.get(log).is_some_and(|share| bytes > *share)
     }
 
-    fn may_prune(&self, old: &OldBatch, record: &LogRecord) -> bool {
-        let is_tip = record.tips.iter().any(|tip| tip.hash == old.hash);
-        let own_unannounced = old.log.author == self.me && self.own.announced(&old.log.topic) < old.last_seq;
-        let hole_below = record.holes.iter().any(|hole| hole.from <= record.floor + 1 && hole.to + 1 >= old.first_seq);
-        let in_order = old.first_seq <= record.floor + 1 || hole_below;
-        // A log's last batch proves its head, from which a newcomer learns of the log at all: it goes last, and never
-        // in the system's topics, where it is what nodes know of each other.
-        let spared = is_tip && (self.pruning.pass != Pass::Tips || old.log.topic.is_system());
-        !own_unannounced && in_order && !spared
+    /// Writes what was pruned. Nothing more is pruned until that is durable.
+    pub(super) fn write_pruned(&mut self, mut set: WriteSet, records: BTreeMap<LogKey, LogRecord>) {
+        set.logs = records.into_values().filter(|record| self.latest(&record.key) != Some(record)).collect();
+        self.write(set, super::publish::OwnWrite::default(), Vec::new());
+        self.pruning.token = self.last_token;
     }
+
+    /// Whether it is of this node, and no peer has said to have it.
+    pub(super) fn is_own_unannounced(&self, old: &OldBatch) -> bool {
+        old.log.author == self.me && self.own.announced(&old.log.topic) < old.last_seq
+    }
+}
+
+/// Whether a batch may go now: from the bottom of its log up, and no tip that is to be spared.
+pub(super) fn may_prune(old: &OldBatch, record: &LogRecord, own_unannounced: bool, spare_tips: bool) -> bool {
+    let is_tip = record.tips.iter().any(|tip| tip.hash == old.hash);
+    let hole_below = record.holes.iter().any(|hole| hole.from <= record.floor + 1 && hole.to + 1 >= old.first_seq);
+    let in_order = old.first_seq <= record.floor + 1 || hole_below;
+    !own_unannounced && in_order && !(is_tip && spare_tips)
+}
+
+/// The record of a log without a batch at its bottom.
+pub(super) fn note_pruned(record: &mut LogRecord, old: &OldBatch, planted: Planted) {
+    if !planted.is(Fault::PruneWithoutFloor) {
+        record.floor = record.floor.max(old.last_seq);
+    }
+    record.floor_hlc = record.floor_hlc.max(old.last_hlc);
+    record.holes.retain(|hole| hole.to > record.floor);
+    record.events = record.events.saturating_sub(old.last_seq - old.first_seq + 1);
+    record.bytes = record.bytes.saturating_sub(old.bytes);
 }

@@ -200,6 +200,11 @@ impl Own {
 
 impl<S: Signer> Replica<S> {
     pub(super) fn publish(&mut self, id: u64, parts: SmallVec<[Part; 1]>, marks: Vec<Mark>, acks: u32) {
+        let forbidden = parts.iter().find(|part| !self.interest.writers.allow(&part.topic, &self.me));
+        if let Some(part) = forbidden {
+            let refusal = Refusal::NotWriter(part.topic.clone());
+            return self.effects.push(Effect::Refused { id, refusal });
+        }
         self.sequencer.push(Publication { id, parts, marks, acks, since_ms: self.now.mono_ms });
     }
 

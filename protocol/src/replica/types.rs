@@ -2,6 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
+use crate::arrival_times::ArrivalTimes;
 use crate::batch::VerifiedBatch;
 use crate::event::EncodedEvent;
 use crate::frame::{Frame, Memory, Missing, Position, Range};
@@ -10,6 +11,7 @@ use crate::hlc::Hlc;
 use crate::ids::{Arrival, Author, BatchHash, Chain, Incarnation};
 use crate::interest::Interest;
 use crate::quota::LogLimits;
+use crate::rules::Rules;
 use crate::sequencer::Part;
 use crate::topic::Topic;
 use crate::write_set::{Mark, WriteSet};
@@ -38,8 +40,12 @@ pub struct Config {
     pub log_limits: LogLimits,
     /// Largest batch that a gossip message carries, in bytes.
     pub max_gossip_bytes: usize,
-    /// What the node takes part in.
+    /// What the node takes part in. Who may publish follows from the rules.
     pub interest: Interest,
+    /// What holds for which topics.
+    pub rules: Rules,
+    /// When what the store holds arrived, as [`super::ARRIVAL_TIMES_MARK`] has it.
+    pub arrival_times: ArrivalTimes,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -213,8 +219,10 @@ pub enum Input {
         /// The peer.
         peer: Author,
     },
-    /// The node takes part in something else from now on.
+    /// The node takes part in something else from now on. Who may publish follows from the rules.
     SetInterest(Interest),
+    /// Other rules hold from now on.
+    SetRules(Rules),
     /// Somebody waits until every head that exists now is covered on both sides of every link.
     Probe {
         /// The caller's name for it.
@@ -261,6 +269,11 @@ pub enum Refusal {
         "the disk that holds the store is full, and nothing was stored: free some space on it; publishing goes on by itself then"
     )]
     DiskFull,
+    /// This node's own rule for the topic does not let it publish there.
+    #[error(
+        "the rule of '{0}' on this node names its writers, and this node is none of them: publish on one that is, or change the rule"
+    )]
+    NotWriter(Topic),
     /// The clock is at the end of time.
     #[error("the clock is past the year 2200: set it right and restart the node")]
     Clock,

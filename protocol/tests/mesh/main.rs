@@ -5,16 +5,20 @@
 mod hostile;
 mod liars;
 mod node;
+mod rules;
 mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use node::SimNode;
+use node::{SimNode, Stamp};
 use proptest::prelude::*;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::Frame;
 use roundelay_protocol::ids::{Author, BatchHash};
 use roundelay_protocol::replica::{Effect, Input, MissingReason, Now, Source};
+use roundelay_protocol::rules::Rule;
+use roundelay_protocol::sign::Signer;
+use roundelay_protocol::topic::Pattern;
 
 /// A mesh whose links deliver in order, and whose gossip may be lost.
 pub(crate) struct SimMesh {
@@ -212,6 +216,24 @@ impl SimMesh {
         let now = self.now();
         let effects = self.nodes[index].publish(now, topic, count);
         self.carry_out(index, effects);
+    }
+
+    pub(crate) fn set_rule(&mut self, index: usize, pattern: &str, rule: Option<Rule>) {
+        let (pattern, rules) = (Pattern::new(pattern).unwrap(), &mut self.nodes[index].rules);
+        self.prunes |= rule.as_ref().is_some_and(Rule::expires);
+        match rule {
+            Some(rule) => rules.set(pattern, rule).unwrap(),
+            None => drop(rules.unset(&pattern)),
+        }
+        let rules = rules.clone();
+        self.input(index, Input::SetRules(rules));
+    }
+
+    /// Lets only the nodes of these numbers write to a topic.
+    fn set_writers(&mut self, index: usize, topic: &str, writers: Option<Vec<u8>>) {
+        let writers = writers.map(|numbers| numbers.into_iter().map(|number| Stamp::of(number).author()).collect());
+        let rule = writers.map(|writers| Rule { writers: Some(writers), ..Rule::default() });
+        self.set_rule(index, topic, rule);
     }
 
     pub(crate) fn assert_converged(&self) {
@@ -435,7 +457,11 @@ fn what_a_replaced_disk_held_is_no_twin_though_its_clock_was_ahead() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Publish { node: usize, topic: usize, count: usize },
+    Publish {
+        node: usize,
+        topic: usize,
+        count: usize,
+    },
     Link(usize, usize),
     Cut(usize, usize),
     Gossip(bool),
@@ -443,6 +469,8 @@ enum Step {
     Copy(usize),
     Restore(usize),
     Restart(usize),
+    /// A node lets only these write to a topic; nobody in particular: everybody.
+    Writers(usize, usize, Option<Vec<u8>>),
 }
 
 fn step(nodes: usize) -> impl Strategy<Value = Step> {
@@ -455,6 +483,8 @@ fn step(nodes: usize) -> impl Strategy<Value = Step> {
         1 => (0..nodes).prop_map(Step::Copy),
         1 => (0..nodes).prop_map(Step::Restore),
         1 => (0..nodes).prop_map(Step::Restart),
+        1 => (0..nodes, 0..3usize, prop::option::of(prop::collection::vec(1..=nodes as u8, 0..3)))
+            .prop_map(|(node, topic, writers)| Step::Writers(node, topic, writers)),
     ]
 }
 
@@ -473,6 +503,7 @@ proptest! {
                 Step::Link(..) | Step::Cut(..) => {}
                 Step::Gossip(works) => mesh.gossip_works = works,
                 Step::Run(ms) => mesh.run(ms),
+                Step::Writers(node, topic, writers) => mesh.set_writers(node, &format!("t{topic}"), writers),
                 Step::Copy(node) => { copies.insert(node, mesh.nodes[node].copy_disk()); }
                 Step::Restart(node) => {
                     for other in 0..4 { if other != node { mesh.cut(node, other); } }
@@ -485,6 +516,9 @@ proptest! {
                     mesh.nodes[node].restore(disk);
                 }
             }
+        }
+        for (node, topic) in (0..4).flat_map(|node| (0..3).map(move |topic| (node, topic))) {
+            mesh.set_writers(node, &format!("t{topic}"), None);
         }
         // Acknowledged events that only a restored-over disk held are gone with it; all else must be everywhere.
         let mut all = BTreeSet::new();

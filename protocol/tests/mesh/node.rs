@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use roundelay_protocol::arrival_times::ArrivalTimes;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::event::{Event, Item};
 use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
-use roundelay_protocol::replica::{Config, Effect, Input, Now, OldBatch, Replica, Source, digest};
+use roundelay_protocol::replica::{ARRIVAL_TIMES_MARK, Config, Effect, Input, Now, OldBatch, Replica, Source, digest};
+use roundelay_protocol::rules::Rules;
 use roundelay_protocol::sign::{Ed25519Signer, Signature, Signer, Verifier};
 use roundelay_protocol::topic::{Pattern, Topic};
 use roundelay_protocol::write_set::WriteSet;
@@ -111,12 +113,13 @@ pub(crate) struct SimNode {
     pub(crate) served_bytes: usize,
     pub(crate) refused: usize,
     interest: Interest,
+    pub(crate) rules: Rules,
 }
 
 impl SimNode {
     pub(crate) fn new(number: u8, cap_bytes: u64) -> Self {
         let interest = Interest::new(vec![Pattern::all()], vec![]);
-        let replica = make(number, 1, cap_bytes, &Disk::default(), interest.clone());
+        let replica = make(number, 1, cap_bytes, &Disk::default(), interest.clone(), Rules::default());
         Self {
             number,
             replica,
@@ -129,6 +132,7 @@ impl SimNode {
             served_bytes: 0,
             refused: 0,
             interest,
+            rules: Rules::default(),
         }
     }
 
@@ -149,7 +153,8 @@ impl SimNode {
         self.life += 1;
         self.queue.clear();
         self.disk = disk;
-        self.replica = make(self.number, self.life, self.cap_bytes, &self.disk, self.interest.clone());
+        self.replica =
+            make(self.number, self.life, self.cap_bytes, &self.disk, self.interest.clone(), self.rules.clone());
     }
 
     pub(crate) fn subscribe(&mut self, now: Now, patterns: &[&str]) -> Vec<Effect> {
@@ -325,7 +330,9 @@ fn old(arrival: u64, batch: &VerifiedBatch) -> OldBatch {
     }
 }
 
-fn make(number: u8, life: u64, cap_bytes: u64, disk: &Disk, interest: Interest) -> Replica<Stamp> {
+fn make(number: u8, life: u64, cap_bytes: u64, disk: &Disk, interest: Interest, rules: Rules) -> Replica<Stamp> {
+    let arrival_times = disk.marks.get(ARRIVAL_TIMES_MARK).map(|mark| ArrivalTimes::decode(mark).unwrap());
+    let arrival_times = arrival_times.unwrap_or_default();
     let config = Config {
         incarnation: Incarnation(u64::from(number) << 32 | life),
         position: disk.position(StoreEpoch(u64::from(number))),
@@ -334,6 +341,8 @@ fn make(number: u8, life: u64, cap_bytes: u64, disk: &Disk, interest: Interest) 
         log_limits: roundelay_protocol::quota::LogLimits::default(),
         max_gossip_bytes: 65_536,
         interest,
+        rules,
+        arrival_times,
         seed: u64::from(number),
     };
     let records = disk.records.values().cloned().collect();

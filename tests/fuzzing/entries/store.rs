@@ -48,6 +48,8 @@ fn live_with(record: LogRecord) {
         log_limits: roundelay_protocol::quota::LogLimits::default(),
         max_gossip_bytes: 1 << 16,
         interest: interest.clone(),
+        rules: roundelay_protocol::rules::Rules::default(),
+        arrival_times: roundelay_protocol::arrival_times::ArrivalTimes::default(),
         seed: 1,
     };
     let log = record.key.clone();

@@ -583,7 +583,8 @@ impl World<'_> {
         for topic in topics.into_iter().filter(unpruned) {
             let whole = |number: &usize| {
                 let interest = &self.machines[*number].interest;
-                interest.covers(&topic) && interest.excluded.is_empty() && !self.is_full(*number)
+                let whole = interest.excluded.is_empty() && interest.writers.is_empty();
+                interest.covers(&topic) && whole && !self.is_full(*number)
             };
             let holders: Vec<usize> = (0..self.plan.machines).filter(whole).collect();
             let Some(first) = holders.first() else { continue };

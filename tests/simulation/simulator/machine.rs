@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use roundelay::log::{Appended, MemoryStore, Store};
+use roundelay_protocol::arrival_times::ArrivalTimes;
 use roundelay_protocol::frame::{Memory, Position};
 use roundelay_protocol::heads::{Hole, LogKey};
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Incarnation};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::replica::{Config, Input, MEMORY_MARK, Now, Replica, Room};
+use roundelay_protocol::rules::Rules;
 use roundelay_protocol::sign::{Ed25519Signer, Ed25519Verifier, Signature, Signer, Verifier};
 use roundelay_protocol::topic::{Pattern, Topic};
 use roundelay_protocol::wants::Place;
@@ -119,6 +121,7 @@ pub(super) struct Machine {
     pub(super) process: Option<Process>,
     pub(super) interest: Interest,
     pub(super) interest_at_ms: u64,
+    pub(super) rules: Rules,
     pub(super) cap_bytes: u64,
     pub(super) ahead_ms: i64,
     pub(super) drift_ppm: i64,
@@ -139,6 +142,7 @@ impl Machine {
             process: None,
             interest: Interest::new(vec![Pattern::all()], Vec::new()),
             interest_at_ms: 0,
+            rules: Rules::default(),
             cap_bytes: u64::MAX,
             ahead_ms: 0,
             drift_ppm: 0,
@@ -169,6 +173,8 @@ impl Machine {
             cap_bytes: self.cap_bytes,
             max_gossip_bytes,
             interest: self.interest.clone(),
+            rules: self.rules.clone(),
+            arrival_times: ArrivalTimes::default(),
             seed: incarnation.0,
             log_limits: LogLimits::default(),
         };

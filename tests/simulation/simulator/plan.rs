@@ -129,6 +129,12 @@ pub(crate) enum Action {
         machine: usize,
         bytes: u64,
     },
+    /// Another rule holds for a topic on this machine.
+    Rule {
+        machine: usize,
+        topic: usize,
+        rule: RuleChange,
+    },
     /// Only machines of one group reach each other.
     Partition {
         groups: Vec<u8>,
@@ -148,6 +154,18 @@ pub(crate) enum Action {
     Probe {
         machine: usize,
     },
+}
+
+/// What a rule says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RuleChange {
+    None,
+    MaxEvents(u64),
+    MaxAge {
+        age_ms: u64,
+    },
+    /// Only these machines may write.
+    Writers(Vec<usize>),
 }
 
 /// Kinds of trouble. Each run has some of them: runs with few kinds go deep, and no kind hides another (swarm testing;
@@ -213,8 +231,30 @@ impl Plan {
                 trouble.draw(rng, machines, at_ms, length_ms, &mut steps);
             }
         }
+        if machines <= 8 {
+            draw_rules(seed, machines, length_ms, &mut steps);
+        }
         steps.sort_by_key(|step| step.at_ms);
         Self { seed, machines, links, weather, real_signatures, steps, healed_at_ms: length_ms }
+    }
+}
+
+/// In one plan of three, rules that come and go. From a stream of random numbers of its own, so that all else of a seed's
+/// story stays as it is without them.
+fn draw_rules(seed: u64, machines: usize, length_ms: u64, steps: &mut Vec<Step>) {
+    let rng = &mut Pcg64Mcg::seed_from_u64(seed ^ 0x72_75_6c_65);
+    if !rng.random_ratio(1, 3) {
+        return;
+    }
+    for _ in 0..rng.random_range(1..8) {
+        let rule = match rng.random_range(0..6) {
+            0 => RuleChange::None,
+            1 => RuleChange::MaxEvents(rng.random_range(1..300)),
+            2 => RuleChange::MaxAge { age_ms: rng.random_range(500..8_000) },
+            _ => RuleChange::Writers((0..machines).filter(|_| rng.random_ratio(1, 2)).collect()),
+        };
+        let (machine, topic) = (rng.random_range(0..machines), rng.random_range(0..TOPICS.len()));
+        steps.push(Step { at_ms: rng.random_range(100..length_ms), action: Action::Rule { machine, topic, rule } });
     }
 }
 
@@ -370,6 +410,7 @@ impl fmt::Display for Action {
             Self::Block { machine, other } => write!(f, "{machine} blocks {other}"),
             Self::Unblock { machine } => write!(f, "{machine} blocks nobody any more"),
             Self::Cap { machine, bytes } => write!(f, "{machine} restarts with a cap of {bytes} bytes"),
+            Self::Rule { machine, topic, rule } => write!(f, "the rule of {} on {machine}: {rule:?}", TOPICS[*topic]),
             Self::Partition { groups } => write!(f, "only machines of one group reach each other: {groups:?}"),
             Self::OneWay { from, to } => write!(f, "nothing passes from {from} to {to}"),
             Self::Flap { a, b } => write!(f, "the link of {a} and {b} breaks"),

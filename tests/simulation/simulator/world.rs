@@ -15,12 +15,13 @@ use roundelay_protocol::ids::{Author, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::planted::{Fault, Planted};
 use roundelay_protocol::replica::{Effect, Input, OldBatch, Room, Source};
+use roundelay_protocol::rules::Rule;
 use roundelay_protocol::topic::{Pattern, Topic};
 
 use super::checker::{Checker, Promise, Violation};
 use super::machine::{Machine, Publication, SimSigner, SimVerifier};
 use super::network::{Network, Packet, Way};
-use super::plan::{Action, Plan, TOPICS};
+use super::plan::{Action, Plan, RuleChange, TOPICS};
 
 /// How long a mesh may take to converge once everything is mended, in virtual time.
 const CONVERGENCE_MS: u64 = 240_000;
@@ -566,6 +567,7 @@ impl<'a> World<'a> {
                 self.machines[machine].cap_bytes = bytes;
                 self.start(machine);
             }
+            Action::Rule { machine, topic, ref rule } => self.set_rule(machine, topic, rule),
             Action::Partition { ref groups } => self.partition(groups),
             Action::OneWay { from, to } => self.set_way(from, to, Way::Stuck),
             Action::Flap { a, b } => {
@@ -602,7 +604,31 @@ impl<'a> World<'a> {
         self.feed(machine, Input::Room(room));
     }
 
+    fn set_rule(&mut self, machine: usize, topic: usize, rule: &RuleChange) {
+        let Ok(pattern) = Pattern::new(TOPICS[topic]) else { return };
+        let author = |machine: &usize| self.machines[*machine].author();
+        let rule = match rule {
+            RuleChange::None => None,
+            RuleChange::MaxEvents(max) => Some(Rule { max_events: Some(*max), ..Rule::default() }),
+            RuleChange::MaxAge { age_ms } => Some(Rule { max_age_ms: Some(*age_ms), ..Rule::default() }),
+            RuleChange::Writers(numbers) => {
+                Some(Rule { writers: Some(numbers.iter().map(author).collect()), ..Rule::default() })
+            }
+        };
+        let rules = &mut self.machines[machine].rules;
+        let taken = match rule {
+            Some(rule) => rules.set(pattern, rule).is_ok(),
+            None => rules.unset(&pattern),
+        };
+        if taken {
+            let (rules, interest) = (rules.clone(), self.machines[machine].interest.clone());
+            self.feed(machine, Input::SetRules(rules));
+            self.set_interest(machine, interest);
+        }
+    }
+
     fn set_interest(&mut self, machine: usize, interest: Interest) {
+        let interest = Interest { writers: self.machines[machine].rules.writers(), ..interest };
         self.machines[machine].interest = interest.clone();
         self.machines[machine].interest_at_ms = self.now_ms;
         self.forget_probes();
@@ -664,6 +690,7 @@ impl<'a> World<'a> {
         store.crash();
         let mut twin = Machine::new(self.machines[machine].signer.clone(), store);
         twin.interest = self.machines[machine].interest.clone();
+        twin.rules = self.machines[machine].rules.clone();
         twin.cap_bytes = self.machines[machine].cap_bytes;
         let number = self.machines.len();
         self.machines.push(twin);

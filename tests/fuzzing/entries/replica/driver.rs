@@ -315,6 +315,8 @@ fn open(disk: &Disk, now: Now, life: u64, cap_bytes: u64, interest: Interest) ->
         log_limits: LogLimits::default(),
         max_gossip_bytes: 700,
         interest,
+        rules: roundelay_protocol::rules::Rules::default(),
+        arrival_times: roundelay_protocol::arrival_times::ArrivalTimes::default(),
         seed: life,
     };
     Replica::new(Stamp::of(ME), config, disk.records.values().cloned().collect(), now)

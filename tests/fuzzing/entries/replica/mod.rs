@@ -17,6 +17,7 @@ use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, St
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::MAX_TIPS;
 use roundelay_protocol::replica::{Input, Source};
+use roundelay_protocol::rules::{Rule, Rules};
 use roundelay_protocol::topic::{Pattern, Topic};
 
 use super::script::Script;
@@ -324,8 +325,16 @@ fn topic(script: &mut Script<'_>) -> Topic {
 
 fn interest(script: &mut Script<'_>) -> Interest {
     let patterns = script.choose(&PATTERNS).iter().map(|text| Pattern::new(text).expect("a pattern")).collect();
-    let excluded = if script.below(8) == 7 { vec![author(script, &AUTHORS)] } else { vec![] };
-    Interest::new(patterns, excluded)
+    match script.below(8) {
+        7 => Interest::new(patterns, vec![author(script, &AUTHORS)]),
+        6 => {
+            let rule = Rule { writers: Some(vec![author(script, &AUTHORS)]), ..Rule::default() };
+            let mut rules = Rules::default();
+            rules.set(Pattern::all(), rule).expect("a rule");
+            Interest { writers: rules.writers(), ..Interest::new(patterns, Vec::new()) }
+        }
+        _ => Interest::new(patterns, Vec::new()),
+    }
 }
 
 fn event(index: usize, size: u8) -> EncodedEvent {
