@@ -43,6 +43,7 @@ install_fault_tools() {
     command -v nft >/dev/null || missing+=(nftables)
     command -v strace >/dev/null || missing+=(strace)
     command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+    command -v promtool >/dev/null || missing+=(prometheus)
     command -v losetup >/dev/null || missing+=(util-linux mount)
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
     [ "${#missing[@]}" -gt 0 ] || return 0

@@ -13,6 +13,7 @@ use crate::home::{Home, HomeError};
 use crate::identity::{self, KeyError};
 use crate::node::{Node, NodeError};
 use crate::status::ApiInfo;
+use crate::supervisor;
 
 /// How long a node may take to finish its writes and say good-bye.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
@@ -119,6 +120,11 @@ async fn serve(
         home: home.clone(),
         api,
     });
+    supervisor::ready(node);
+    let watchdog = tokio::spawn({
+        let node = node.clone();
+        async move { supervisor::feed_watchdog(&node).await }
+    });
     let outcome = tokio::select! {
         name = signals.next() => {
             tracing::info!("stopping after {name}");
@@ -130,6 +136,8 @@ async fn serve(
         }
         reason = node.stopped() => Err(DaemonError::Stopped(reason)),
     };
+    watchdog.abort();
+    supervisor::stopping(outcome.as_ref().err().map_or("stopping", |_| "stopping after a failure"));
     server.close();
     // Answers that wait for the node come when it stops.
     if tokio::time::timeout(SHUTDOWN_LIMIT, node.shutdown()).await.is_err() {

@@ -1,5 +1,6 @@
 //! A running node: the handle that the API, the CLI and programs use.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,14 +22,16 @@ use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
 use roundelay_protocol::write_set::Mark;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Parts, Peers, Publish, RULE_MARK, TOPICS_MARK};
+use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Measures, Parts, Peers, Publish, RULE_MARK, TOPICS_MARK};
 use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
-use crate::mesh::{self, Mesh, MeshCommand, MeshConfig, MeshCounters};
+use crate::mesh::{self, LinkInfo, Mesh, MeshCommand, MeshConfig, MeshCounters, Registry};
+use crate::metrics::{Figures, Format, Metrics, PeerFigures, QueueFigures};
 use crate::peer_id::{peer_id_of, text_of};
 use crate::record::{Directory, NodeRecord};
 use crate::report;
-use crate::status::{Converged, HoleStatus, NodeInfo, NodeStatus, StoreStatus};
+use crate::status::{Converged, HoleStatus, NodeInfo, NodeStatus, Readiness, ReadinessCheck, StoreStatus};
 use crate::subscription::{From, Subscription};
+use crate::traces::Stages;
 
 /// The mesh of nodes that were not told another name.
 pub const DEFAULT_MESH: &str = "default";
@@ -40,6 +43,8 @@ const DISK_BYTES_PER_BATCH_BYTE: u64 = 2;
 const MAX_PUBLISHES: usize = 4096;
 /// How often it is looked whether the last hole was filled.
 const HOLE_POLL: Duration = Duration::from_millis(250);
+/// How long the engine may take to answer while the node counts as ready.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
 /// Calls that wait for the engine.
 const MAX_CALLS: usize = 64;
 /// Bytes of batches that are read to find a node's last record.
@@ -173,6 +178,7 @@ struct Inner {
     publishes: mpsc::Sender<Publish>,
     calls: mpsc::Sender<Call>,
     stopped: watch::Receiver<Option<String>>,
+    metrics: Metrics,
 }
 
 /// A handle to a running node; clones share it. The node goes on until [`Node::shutdown`], also without handles.
@@ -210,7 +216,7 @@ impl Node {
         let reader = log.reader();
         let known = Known::read(&reader, &snapshot.records, config)?;
         let salvaged = reader.salvaged()?;
-        let (mesh, mesh_events) = Mesh::start(MeshConfig {
+        let mesh_config = MeshConfig {
             keypair: config.keypair.clone(),
             mesh_name: config.mesh_name.clone(),
             mesh_key: config.mesh_key,
@@ -221,8 +227,10 @@ impl Node {
             min_links: config.min_links,
             max_links: config.max_links,
             max_message_bytes: MAX_GOSSIP_BYTES,
-        })
-        .await?;
+        };
+        let mut registry = Registry::default();
+        let (mesh, mesh_events) = Mesh::start(mesh_config, &mut registry).await?;
+        let metrics = Metrics::new(&reader.meters(), registry);
         for author in &known.interest.excluded {
             if let Some(peer) = peer_id_of(author) {
                 mesh.send(MeshCommand::Block(peer)).await;
@@ -266,6 +274,7 @@ impl Node {
             publishes: publish_queue,
             calls: call_queue,
             stopped: stop,
+            meters: metrics.engine.clone(),
         };
         tokio::spawn(Engine::run(parts));
         Ok(Self(Arc::new(Inner {
@@ -283,6 +292,7 @@ impl Node {
             publishes,
             calls,
             stopped,
+            metrics,
         })))
     }
 
@@ -355,7 +365,8 @@ impl Node {
             return Err(CallError::NoEvents);
         }
         let (reply, committed) = oneshot::channel();
-        self.0.publishes.send(Publish { transaction, reply }).await.map_err(|_| self.gone())?;
+        let publish = Publish { transaction, reply, since: Instant::now(), stages: Stages::begin() };
+        self.0.publishes.send(publish).await.map_err(|_| self.gone())?;
         committed.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
@@ -373,7 +384,7 @@ impl Node {
     /// Follows the events of the topics that match, in order of arrival, from a place on. See [`Subscription`].
     #[must_use]
     pub fn subscribe(&self, patterns: Vec<Pattern>, from: From) -> Subscription {
-        Subscription::new(self.0.reader.clone(), patterns, from)
+        Subscription::new(self.0.reader.clone(), self.0.metrics.delivery.clone(), patterns, from)
     }
 
     /// Everything at a glance.
@@ -411,6 +422,95 @@ impl Node {
             status.warnings.insert(0, format!("{salvaged}: once you remove that, this is not told any more"));
         }
         Ok(status)
+    }
+
+    /// Whether it can be used: its store is open, it listens, and its engine answers in time.
+    pub async fn readiness(&self) -> Readiness {
+        let store = self.0.reader.mark(TOPICS_MARK).map(|_| ()).map_err(|error| error.to_string());
+        let listening = match self.0.mesh.addresses().is_empty() {
+            true => Err("no address is listened on".to_owned()),
+            false => Ok(()),
+        };
+        let engine = match self.answers_within(ENGINE_PATIENCE).await {
+            true => Ok(()),
+            false => Err(format!("the engine did not answer within {} s", ENGINE_PATIENCE.as_secs())),
+        };
+        let checks = [("store", store), ("listening", listening), ("engine", engine)];
+        let check = |(name, outcome): (&str, Result<(), String>)| ReadinessCheck {
+            name: name.to_owned(),
+            ok: outcome.is_ok(),
+            detail: outcome.err(),
+        };
+        let checks: Vec<_> = checks.into_iter().map(check).collect();
+        Readiness { ready: checks.iter().all(|check| check.ok), checks }
+    }
+
+    /// Whether the engine answers in time.
+    pub async fn answers_within(&self, limit: Duration) -> bool {
+        matches!(tokio::time::timeout(limit, self.call(Call::Ping)).await, Ok(Ok(())))
+    }
+
+    /// What the node counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// All metrics, as text for scrapers.
+    ///
+    /// # Errors
+    /// When the node stopped.
+    pub async fn scrape(&self, format: Format) -> Result<String, CallError> {
+        let measures = self.call(Call::Measures).await?;
+        let links = self.0.mesh.links().await;
+        Ok(self.0.metrics.scrape(self.figures(measures, &links), format))
+    }
+
+    fn figures(&self, measures: Measures, links: &[LinkInfo]) -> Figures {
+        let node = &self.0;
+        let queue = |name, (length, limit)| QueueFigures { name, length, limit };
+        let [commands, gossip] = node.mesh.queues();
+        let publishes = (node.publishes.max_capacity() - node.publishes.capacity(), node.publishes.max_capacity());
+        let calls = (node.calls.max_capacity() - node.calls.capacity(), node.calls.max_capacity());
+        let rtts: HashMap<String, f64> =
+            links.iter().filter_map(|link| Some((link.peer.to_base58(), link.rtt_ms?))).collect();
+        let peers = measures.peers.into_iter().map(|peer| PeerFigures { rtt_ms: rtts.get(&peer.id).copied(), ..peer });
+        let [own, others, forked_logs] = measures.logs;
+        Figures {
+            id: node.peer_id.to_base58(),
+            name: node.name.clone(),
+            mesh: node.mesh_name.clone(),
+            problems: measures.problems,
+            warnings: measures.warnings,
+            counters: node.mesh.counters(),
+            peers: peers.collect(),
+            known_nodes: measures.known_nodes,
+            kept_away: measures.kept_away,
+            queues: vec![
+                queue("publishes", publishes),
+                queue("calls", calls),
+                queue("inbox", measures.inbox),
+                queue("log", measures.log_queue),
+                queue("gossip", gossip),
+                queue("mesh_commands", commands),
+            ],
+            log_queue_bytes: measures.log_queue_bytes,
+            sequencer_bytes: measures.sequencer_bytes,
+            awaiting_acks: measures.waiting,
+            logs: [own, others],
+            forked_logs,
+            missing: measures.missing,
+            audits: measures.audits,
+            refused_logs: measures.refused_logs,
+            batch_bytes: measures.batch_bytes,
+            disk_bytes: node.reader.size_on_disk(),
+            cap_bytes: node.cap_bytes,
+            free_bytes: node.reader.free_bytes(),
+            last_arrival: measures.last_arrival,
+            takes: [measures.takes_others, measures.takes_own],
+            uptime_s: node.started.elapsed().as_secs_f64(),
+            consumers: Vec::new(),
+        }
     }
 
     /// What is known to be missing.

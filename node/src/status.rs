@@ -153,6 +153,27 @@ pub struct HoleStatus {
     pub reason: String,
 }
 
+/// Whether a node can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    /// Whether all is well.
+    pub ready: bool,
+    /// What was looked at.
+    pub checks: Vec<ReadinessCheck>,
+}
+
+/// One thing that a node needs to be ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReadinessCheck {
+    /// `store`, `listening`, `engine`, or `running`.
+    pub name: String,
+    /// Whether it is well.
+    pub ok: bool,
+    /// What is wrong, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
 /// The answer to `wait --converged`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Converged {

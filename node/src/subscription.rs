@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::filter::Filter;
 use crate::log::{LogError, LogReader};
+use crate::metrics::{DeliveryMeters, Open};
 
 /// Batches that one read of the log brings, at most.
 const READ_BATCHES: usize = 256;
@@ -73,13 +74,17 @@ pub struct Subscription {
     counted: Filter,
     /// Which topics match: patterns are compared once for each topic.
     matching: HashMap<Topic, bool>,
+    meters: DeliveryMeters,
+    _open: Open,
+    /// It had everything once, so that from then on it waits for what comes.
+    is_live: bool,
 }
 
 /// Topics whose match is remembered before the memory is emptied.
 const MAX_REMEMBERED_TOPICS: usize = 65_536;
 
 impl Subscription {
-    pub(crate) fn new(log: LogReader, patterns: Vec<Pattern>, from: From) -> Self {
+    pub(crate) fn new(log: LogReader, meters: DeliveryMeters, patterns: Vec<Pattern>, from: From) -> Self {
         let wake = log.watch();
         let last = log.last_arrival();
         let (mut cursor, mut skip, mut not_before) = (Cursor::Following, (Arrival(0), 0), Hlc(0));
@@ -100,8 +105,21 @@ impl Subscription {
                 Arrival(arrival.0.saturating_sub(1))
             }
         };
-        let (patterns, matching) = (patterns.into(), HashMap::new());
-        Self { log, wake, patterns, cursor, after, not_before, skip, counted: Filter::default(), matching }
+        let (patterns, open) = (patterns.into(), meters.open());
+        Self {
+            log,
+            wake,
+            patterns,
+            cursor,
+            after,
+            not_before,
+            skip,
+            counted: Filter::default(),
+            matching: HashMap::new(),
+            meters,
+            _open: open,
+            is_live: false,
+        }
     }
 
     /// Has only events that match counted by [`From::Last`]. What is delivered is not filtered.
@@ -125,6 +143,7 @@ impl Subscription {
         loop {
             let found = self.read().await?;
             if !found.is_empty() {
+                self.count(&found);
                 return Ok(found);
             }
             if !self.is_caught_up() {
@@ -139,6 +158,7 @@ impl Subscription {
     /// # Errors
     /// When the log was closed.
     pub async fn changed(&mut self) -> Result<(), LogError> {
+        self.is_live = true;
         let after = self.after;
         self.wake.wait_for(|last| *last > after).await.map(drop).map_err(|_| LogError::Closed)
     }
@@ -151,6 +171,7 @@ impl Subscription {
         loop {
             let found = self.read().await?;
             if !found.is_empty() || self.is_caught_up() {
+                self.count(&found);
                 return Ok(found);
             }
         }
@@ -172,6 +193,16 @@ impl Subscription {
     #[must_use]
     pub fn position(&self) -> Arrival {
         self.after
+    }
+
+    fn count(&self, found: &[Delivery]) {
+        for Delivery { batch, skip, .. } in found {
+            self.meters.delivered(batch, *skip);
+        }
+        let first = found.first().filter(|_| self.is_live);
+        if let Some(since) = first.and_then(|delivery| self.log.durable_since(delivery.arrival)) {
+            self.meters.took(since.elapsed());
+        }
     }
 
     async fn read(&mut self) -> Result<Vec<Delivery>, LogError> {

@@ -100,3 +100,16 @@ async fn three_nodes_meet_publish_deliver_and_converge() {
         assert_eq!(node.stopped().await, "");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stopped_is_not_ready_and_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(config(&home, "a", Vec::new())).await.unwrap();
+    let readiness = node.readiness().await;
+    assert!(readiness.ready && readiness.checks.iter().all(|check| check.ok), "{readiness:?}");
+    node.shutdown().await;
+    let readiness = node.readiness().await;
+    let ok = |name: &str| readiness.checks.iter().find(|check| check.name == name).unwrap();
+    assert!(!readiness.ready && !ok("store").ok && !ok("engine").ok, "{readiness:?}");
+    assert!(ok("store").detail.is_some() && ok("engine").detail.is_some());
+}

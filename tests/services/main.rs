@@ -8,6 +8,9 @@
 mod harness;
 
 mod description;
+mod needs;
+mod operate;
+mod operate_process;
 mod reading;
 mod retention;
 mod safety;

@@ -7,6 +7,7 @@
 pub mod client;
 mod events;
 mod guard;
+mod health;
 mod in_time;
 mod lines;
 mod log;

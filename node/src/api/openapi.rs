@@ -19,12 +19,14 @@ pub(super) const EVENTS: &str = "events";
 pub(super) const NODE: &str = "node";
 pub(super) const PEERS: &str = "peers";
 pub(super) const LOG: &str = "log";
+pub(super) const WATCH: &str = "watch";
 
-const TAGS: [(&str, &str); 4] = [
+const TAGS: [(&str, &str); 5] = [
     (EVENTS, "Publishing and reading events"),
     (NODE, "The node and what it subscribes to"),
     (PEERS, "Whom the node is linked to"),
     (LOG, "What the node holds, as a whole"),
+    (WATCH, "For those who watch the node"),
 ];
 
 /// The description without routes.

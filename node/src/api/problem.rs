@@ -23,9 +23,8 @@ pub(super) struct ApiError(pub(super) Box<Problem>);
 impl ApiError {
     pub(super) fn new(code: Code, detail: impl ToString) -> Self {
         let (status, title) = describe(code);
-        let name = serde_json::to_value(code).ok().and_then(|name| name.as_str().map(str::to_owned));
         Self(Box::new(Problem {
-            kind: format!("urn:roundelay:problem:{}", name.unwrap_or_default()),
+            kind: format!("urn:roundelay:problem:{}", name_of(code)),
             title: title.to_owned(),
             status: status.as_u16(),
             code,
@@ -50,6 +49,12 @@ impl ApiError {
         self.0.detail = format!("{place}: {}", self.0.detail);
         self
     }
+}
+
+/// A code as it is written in JSON.
+pub(super) fn name_of(code: Code) -> String {
+    let name = serde_json::to_value(code).ok().and_then(|name| name.as_str().map(str::to_owned));
+    name.unwrap_or_default()
 }
 
 fn describe(code: Code) -> (StatusCode, &'static str) {
@@ -93,6 +98,8 @@ impl IntoResponse for ApiError {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(&*self.0)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
+        // For those who count.
+        response.extensions_mut().insert(self.0.code);
         response
     }
 }

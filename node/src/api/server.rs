@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use super::problem::ApiError;
 use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
-use super::{events, log, openapi, peers, publish, rules};
+use super::{events, health, log, openapi, peers, publish, rules};
 use crate::node::Node;
 use crate::status::{ApiInfo, Converged, HoleStatus, NodeStatus};
 
@@ -159,7 +159,12 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
 fn router(api: Api) -> Router {
     let (routes, description) = routes().split_for_parts();
     let described = Router::new().route(openapi::PATH, axum::routing::get(openapi::serve(description)));
-    routes.merge(described).fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(api)
+    routes
+        .merge(described)
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(api.clone(), health::count))
+        .with_state(api)
 }
 
 /// All routes with their descriptions.
@@ -185,7 +190,11 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .route_layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     // An import is read a line at a time, so it may be of any length.
     let v1 = limited.routes(routes!(log::import));
-    OpenApiRouter::with_openapi(openapi::about()).nest("/v1", v1)
+    OpenApiRouter::with_openapi(openapi::about())
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .nest("/v1", v1)
 }
 
 /// Everything at a glance.

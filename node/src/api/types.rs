@@ -24,6 +24,13 @@ pub const DEFAULT_ACK_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds between two signs of life on a stream of events that has nothing to say.
 pub const HEARTBEAT_MS: u64 = 15_000;
 
+/// The answer of `/livez`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Liveness {
+    /// Always true: a node that is not alive does not answer.
+    pub live: bool,
+}
+
 /// What was published: durable on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Published {

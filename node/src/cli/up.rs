@@ -25,7 +25,8 @@ Examples:
   roundelay up --listen /ip4/0.0.0.0/tcp/4001 --advertise /dns4/node.example.org/tcp/4001
 
 Flags win over ROUNDELAY_* variables, and those over config.toml in the home.
-ROUNDELAY_LOG says what is logged, as in roundelay=debug,libp2p=info.";
+ROUNDELAY_LOG says what is logged, as in roundelay=debug,libp2p=info.
+OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 sends spans of publications there.";
 
 /// Run a node.
 #[derive(Debug, clap::Args)]
@@ -62,23 +63,26 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE")]
     store_cap: Option<String>,
     /// How to log to stderr
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "ROUNDELAY_LOG_FORMAT", hide_env_values = true)]
     log_format: LogFormat,
 }
 
 pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
     let output = &context.output;
-    logging::start(&context.global, args.log_format, output)?;
+    let exporter = logging::start(&context.global, args.log_format, output)?;
     let home = context.home()?;
     let announced = output.clone();
-    daemon::run(&home, &options(args), move |ready| {
+    let outcome = daemon::run(&home, &options(args), move |ready| {
         // A node goes on when nobody reads what it prints.
         if let Err(error) = announce(&announced, ready) {
             tracing::warn!("cannot print the node's addresses: {error}");
         }
     })
-    .await?;
-    Ok(())
+    .await;
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
+    Ok(outcome?)
 }
 
 fn options(args: Args) -> Options {

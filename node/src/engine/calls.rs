@@ -1,10 +1,12 @@
 //! What the node's handle asks of the engine.
 
+use std::time::Instant;
+
 use libp2p::multiaddr::Protocol;
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::interest::Interest;
-use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange, Room};
+use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange, MissingReason, Room};
 use roundelay_protocol::rules::{Rule, RuleError, Rules};
 use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::oneshot;
@@ -12,19 +14,27 @@ use tokio::sync::oneshot;
 use super::Engine;
 use super::peers::{BLOCK_MARK, JOIN_MARK, RULE_MARK, TOPICS_MARK};
 use crate::mesh::{MeshCommand, Multiaddr, PeerId};
+use crate::metrics::PeerFigures;
 use crate::node::{CallError, Committed, Transaction};
 use crate::peer_id::author_of;
 use crate::record::Directory;
+use crate::traces::Stages;
 
 /// A transaction, and who waits for it.
 pub(crate) struct Publish {
     pub(crate) transaction: Transaction,
     pub(crate) reply: oneshot::Sender<Result<Committed, CallError>>,
+    /// When it was handed in.
+    pub(crate) since: Instant,
+    pub(crate) stages: Stages,
 }
 
 /// A question or an order.
 pub(crate) enum Call {
     Facts(oneshot::Sender<Facts>),
+    Measures(oneshot::Sender<Measures>),
+    /// Answered at once: is the engine there?
+    Ping(oneshot::Sender<()>),
     Probe(oneshot::Sender<u32>),
     JoinTopics(Pattern, oneshot::Sender<()>),
     LeaveTopics(Pattern, oneshot::Sender<bool>),
@@ -54,11 +64,42 @@ pub(crate) struct Facts {
     pub(crate) arrivals: u64,
 }
 
+/// What the engine knows, in numbers, for a scrape.
+pub(crate) struct Measures {
+    pub(crate) peers: Vec<PeerFigures>,
+    pub(crate) problems: usize,
+    pub(crate) warnings: usize,
+    pub(crate) known_nodes: usize,
+    pub(crate) kept_away: usize,
+    /// What waits for the engine from peers, and how much may.
+    pub(crate) inbox: (usize, usize),
+    pub(crate) log_queue: (usize, usize),
+    pub(crate) log_queue_bytes: usize,
+    pub(crate) sequencer_bytes: usize,
+    pub(crate) waiting: usize,
+    /// Logs of this node, of others, and with more than one line.
+    pub(crate) logs: [u64; 3],
+    /// Ranges and events: pruned, unavailable, not fetched.
+    pub(crate) missing: [(u64, u64); 3],
+    pub(crate) audits: [u64; 2],
+    pub(crate) refused_logs: u64,
+    pub(crate) batch_bytes: u64,
+    pub(crate) last_arrival: u64,
+    pub(crate) takes_others: bool,
+    pub(crate) takes_own: bool,
+}
+
 impl Engine {
     pub(super) async fn answer(&mut self, call: Call) {
         match call {
             Call::Facts(reply) => {
                 let _ = reply.send(self.facts());
+            }
+            Call::Measures(reply) => {
+                let _ = reply.send(self.measures());
+            }
+            Call::Ping(reply) => {
+                let _ = reply.send(());
             }
             Call::Probe(reply) => {
                 self.last_id += 1;
@@ -214,6 +255,58 @@ impl Engine {
                 _ => "all",
             },
             arrivals: self.replica.position().arrival.0,
+        }
+    }
+
+    fn measures(&self) -> Measures {
+        let (problems, warnings) = self.judge();
+        let now = self.now();
+        let directory = self.peers.directory();
+        let figures = |link: LinkStatus| PeerFigures {
+            id: crate::peer_id::text_of(&link.peer),
+            name: directory.name(&link.peer).unwrap_or_default(),
+            behind_events: link.behind,
+            ahead_events: link.ahead,
+            in_sync: link.in_sync,
+            clock_ahead_ms: link.clock_ahead_ms,
+            queued_bytes: self.links.get(&link.peer).map_or(0, |peer| peer.outbound.queued_bytes()),
+            rtt_ms: None,
+        };
+        let mut missing = [(0, 0); 3];
+        for range in self.replica.missing() {
+            let (ranges, events) = match range.reason {
+                MissingReason::Pruned => &mut missing[0],
+                MissingReason::Unavailable => &mut missing[1],
+                MissingReason::NotFetched => &mut missing[2],
+            };
+            *ranges += 1;
+            *events += (range.to + 1).saturating_sub(range.from);
+        }
+        let mut logs = [0, 0, 0];
+        for record in self.replica.logs() {
+            logs[usize::from(record.key.author != self.replica.author())] += 1;
+            logs[2] += u64::from(record.lines() > 1);
+        }
+        let none = self.replica.room() == Room::None || self.replica.is_full();
+        Measures {
+            peers: self.replica.links().into_iter().map(figures).collect(),
+            problems: problems.len(),
+            warnings: warnings.len(),
+            known_nodes: directory.iter().count(),
+            kept_away: self.replica.kept_away(now.mono_ms).len(),
+            inbox: (self.inbox.len(), self.inbox.max_capacity()),
+            log_queue: self.log.queue(),
+            log_queue_bytes: self.log.queued_bytes(),
+            sequencer_bytes: self.replica.queued_bytes(),
+            waiting: self.waiting.len(),
+            logs,
+            missing,
+            audits: self.replica.audits(),
+            refused_logs: self.replica.refused_logs(),
+            batch_bytes: self.replica.batch_bytes(),
+            last_arrival: self.replica.position().arrival.0,
+            takes_others: !none && self.replica.takes_others(),
+            takes_own: !none,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::pace::{Pace, Turn};
 use crate::mesh::{GossipId, LinkSender, Mesh, MeshEvent, Verdict};
+use crate::metrics::{EngineMeters, Way};
 use crate::peer_id::author_of;
 
 /// Things that may wait for the engine.
@@ -34,17 +35,22 @@ pub(super) enum Inbound {
 }
 
 /// Takes what the mesh reports until it ends.
-pub(super) async fn run(mesh: Mesh, mut events: mpsc::Receiver<MeshEvent>, inbox: mpsc::Sender<Inbound>) {
+pub(super) async fn run(
+    mesh: Mesh,
+    mut events: mpsc::Receiver<MeshEvent>,
+    inbox: mpsc::Sender<Inbound>,
+    meters: EngineMeters,
+) {
     while let Some(event) = events.recv().await {
         let inbound = match event {
-            MeshEvent::Gossip { from, id, topic, data } => verify_gossip(&mesh, from, id, &topic, data),
+            MeshEvent::Gossip { from, id, topic, data } => verify_gossip(&mesh, &meters, from, id, &topic, data),
             MeshEvent::LinkUp { peer, link, outbound, inbound, .. } => {
                 let Some(author) = author_of(&peer) else { continue };
                 let up = Inbound::LinkUp { peer: author, link, outbound };
                 if inbox.send(up).await.is_err() {
                     return;
                 }
-                tokio::spawn(read_link(author, link, inbound, inbox.clone()));
+                tokio::spawn(read_link(author, link, inbound, inbox.clone(), meters.clone()));
                 None
             }
             MeshEvent::LinkDown { peer, link, reason } => {
@@ -66,9 +72,20 @@ pub(super) async fn run(mesh: Mesh, mut events: mpsc::Receiver<MeshEvent>, inbox
 }
 
 /// A valid message is passed on at once; only what is kept waits for the disk.
-fn verify_gossip(mesh: &Mesh, from: PeerId, id: GossipId, topic: &str, data: Bytes) -> Option<Inbound> {
+fn verify_gossip(
+    mesh: &Mesh,
+    meters: &EngineMeters,
+    from: PeerId,
+    id: GossipId,
+    topic: &str,
+    data: Bytes,
+) -> Option<Inbound> {
+    let reject = |why: &str| {
+        meters.invalid_gossip();
+        reject(mesh, from, id, why)
+    };
     match ParsedBatch::parse(data).and_then(|batch| batch.verify(&Ed25519Verifier)) {
-        Ok(batch) if batch.dropped() > 0 => reject(mesh, from, id, "events were taken out of it"),
+        Ok(batch) if batch.dropped() > 0 => reject("events were taken out of it"),
         Ok(batch) if batch.header().topic.as_str() == topic => {
             mesh.verdict(id, from, Verdict::Accept);
             author_of(&from).map(|peer| Inbound::Gossip { peer, batch })
@@ -78,8 +95,8 @@ fn verify_gossip(mesh: &Mesh, from: PeerId, id: GossipId, topic: &str, data: Byt
             mesh.verdict(id, from, Verdict::Ignore);
             None
         }
-        Ok(_) => reject(mesh, from, id, "is of another topic than it says"),
-        Err(error) => reject(mesh, from, id, &error.to_string()),
+        Ok(_) => reject("is of another topic than it says"),
+        Err(error) => reject(&error.to_string()),
     }
 }
 
@@ -90,13 +107,26 @@ fn reject(mesh: &Mesh, from: PeerId, id: GossipId, why: &str) -> Option<Inbound>
     author_of(&from).map(|peer| Inbound::Slip { peer, reason: format!("gossiped what is not valid: {why}") })
 }
 
-async fn read_link(peer: Author, link: u64, mut frames: mpsc::Receiver<Bytes>, inbox: mpsc::Sender<Inbound>) {
+async fn read_link(
+    peer: Author,
+    link: u64,
+    mut frames: mpsc::Receiver<Bytes>,
+    inbox: mpsc::Sender<Inbound>,
+    meters: EngineMeters,
+) {
     let pace = Pace::new();
     while let Some(bytes) = frames.recv().await {
         let inbound = match Frame::decode(&bytes) {
             Ok(Frame::Batches { id, batches }) => match verify_pulled(batches).await {
-                Ok(batches) => Inbound::Pulled { peer, id, batches },
-                Err(reason) => Inbound::Breach { peer, reason },
+                Ok(batches) => {
+                    let bytes = batches.iter().map(|batch| batch.bytes().len()).sum();
+                    meters.batches(Way::In, batches.len(), bytes);
+                    Inbound::Pulled { peer, id, batches }
+                }
+                Err(reason) => {
+                    meters.invalid_pull();
+                    Inbound::Breach { peer, reason }
+                }
             },
             Ok(frame) => match pace.turn().await {
                 Some(turn) => Inbound::Frame { peer, link, frame, turn },

@@ -23,7 +23,7 @@ use roundelay_protocol::topic::{MESH_TOPIC, Topic};
 use roundelay_protocol::write_set::WriteSet;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use calls::{Call, Facts, Publish};
+pub(crate) use calls::{Call, Facts, Measures, Publish};
 use inbox::Inbound;
 pub(crate) use peers::{BLOCK_MARK, JOIN_MARK, Peers, RULE_MARK, TOPICS_MARK};
 
@@ -32,6 +32,7 @@ use waiting::Waiting;
 
 use crate::log::{Log, LogError, LogEvent, LogReader};
 use crate::mesh::{LinkSender, Mesh, MeshCommand, MeshEvent};
+use crate::metrics::{EngineMeters, OnItsWay, Way};
 use crate::node::{CallError, Committed, Transaction};
 use crate::peer_id::peer_id_of;
 
@@ -63,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) calls: mpsc::Receiver<Call>,
     pub(crate) stopped: watch::Sender<Option<String>>,
+    pub(crate) meters: EngineMeters,
 }
 
 /// The engine's state.
@@ -96,6 +98,9 @@ pub(crate) struct Engine {
     disk: Disk,
     /// Says when a read finds the log damaged.
     damage: watch::Receiver<Option<String>>,
+    meters: EngineMeters,
+    /// Batches on their way to the disk, by the write that holds them.
+    writing: VecDeque<(u64, Vec<OnItsWay>)>,
 }
 
 /// Write sets of one turn, merged: what is written together is acknowledged together.
@@ -131,7 +136,8 @@ impl Engine {
         let (to_inbox, inbox) = mpsc::channel(inbox::MAX_INBOX);
         let reader = parts.log.reader();
         let damage = reader.damage();
-        let verifier = tokio::spawn(inbox::run(parts.mesh.clone(), parts.mesh_events, to_inbox.clone()));
+        let verifier =
+            tokio::spawn(inbox::run(parts.mesh.clone(), parts.mesh_events, to_inbox.clone(), parts.meters.clone()));
         let mut engine = Self {
             replica: parts.replica,
             epoch: parts.epoch,
@@ -158,6 +164,8 @@ impl Engine {
             backlog: VecDeque::new(),
             disk: Disk::new(),
             damage,
+            meters: parts.meters,
+            writing: VecDeque::new(),
         };
         engine.begin().await;
         let told_to_stop = engine.turn_until_the_end().await;
@@ -239,8 +247,8 @@ impl Engine {
         for publish in run.drain(..) {
             self.last_id += 1;
             let id = self.last_id;
-            let Publish { transaction: Transaction { parts, marks, acks, wait }, reply } = publish;
-            self.waiting.insert(id, Waiting { acks, reply, stored: None, until: None, wait });
+            let Publish { transaction: Transaction { parts, marks, acks, wait }, reply, since, stages } = publish;
+            self.waiting.insert(id, Waiting { acks, reply, stored: None, until: None, wait, since, stages });
             let part = |(topic, events)| Part { topic, events };
             inputs.push(Input::Publish { id, parts: parts.into_iter().map(part).collect(), marks, acks });
         }
@@ -251,10 +259,21 @@ impl Engine {
         match event {
             LogEvent::Stored { token, last_arrival, chain, batch_bytes, .. } => {
                 let position = Position { epoch: self.epoch, arrival: last_arrival, chain };
+                self.count_stored(token);
                 self.feed(Input::Stored { token, position, batch_bytes }).await;
                 self.learn_records(token).await;
             }
             LogEvent::Failed { error } => self.fail(&error),
+        }
+    }
+
+    /// Batches count as stored from when they are durable.
+    fn count_stored(&mut self, token: u64) {
+        let wall_ms = self.now().wall_ms;
+        while self.writing.front().is_some_and(|(at, _)| *at <= token)
+            && let Some((_, batches)) = self.writing.pop_front()
+        {
+            self.meters.stored(batches, wall_ms);
         }
     }
 
@@ -277,6 +296,7 @@ impl Engine {
                 self.feed_all(inputs).await;
             }
             Inbound::Frame { peer, link, frame, turn } => {
+                self.meters.frame(Way::In, &frame);
                 let started = Instant::now();
                 let chain = match &frame {
                     Frame::Hello(hello) => {
@@ -306,8 +326,14 @@ impl Engine {
                 self.tend_peers().await;
             }
             Inbound::Served { peer } => self.feed(Input::Served { peer }).await,
-            Inbound::Breach { peer, reason } => self.feed(Input::Breach { peer, reason }).await,
-            Inbound::Slip { peer, reason } => self.feed(Input::Slip { peer, reason }).await,
+            Inbound::Breach { peer, reason } => {
+                self.meters.breach();
+                self.feed(Input::Breach { peer, reason }).await;
+            }
+            Inbound::Slip { peer, reason } => {
+                self.meters.slip();
+                self.feed(Input::Slip { peer, reason }).await;
+            }
             Inbound::Addresses => self.peers.set_addresses(&self.mesh.addresses()),
             Inbound::Notice(notice) => self.peers.take_notice(notice),
         }
@@ -377,6 +403,7 @@ impl Engine {
             }
             Effect::Acked { id, peers, complete } => self.acked(id, peers, complete),
             Effect::Refused { id, refusal } => {
+                self.meters.refused(&refusal);
                 match self.waiting.remove(&id) {
                     Some(waiting) => drop(waiting.reply.send(Err(CallError::Refused(refusal)))),
                     // Only this node's record is published with nobody waiting for it.
@@ -407,6 +434,10 @@ impl Engine {
     async fn append(&mut self, token: u64, set: WriteSet) {
         let records = set.batches.iter().filter(|batch| batch.header().topic.as_str() == MESH_TOPIC);
         self.records.extend(records.map(|batch| (token, batch.clone())));
+        if !set.batches.is_empty() {
+            let me = self.replica.author();
+            self.writing.push_back((token, self.meters.on_their_way(&me, set.batches.iter())));
+        }
         self.gathered.add(token, set);
         if self.gathered.bytes >= GATHER_BYTES {
             self.submit_gathered().await;
@@ -436,6 +467,7 @@ impl Engine {
         if matches!(frame, Frame::Heads { .. }) {
             known.filling = true;
         }
+        self.meters.frame(Way::Out, frame);
         let full = known.outbound.try_send(frame.encode()).is_err();
         full.then(|| Input::Breach { peer, reason: "does not take what is sent to it".to_owned() })
     }
@@ -443,8 +475,9 @@ impl Engine {
     fn serve(&mut self, peer: Author, order: serve::Order) {
         let Some(known) = self.links.get(&peer) else { return };
         let (reader, outbound, inbox) = (self.reader.clone(), known.outbound.clone(), self.to_inbox.clone());
+        let meters = self.meters.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve::serve(reader, outbound, order).await {
+            if let Err(error) = serve::serve(reader, outbound, order, &meters).await {
                 tracing::warn!(%error, "a pull was not answered");
             }
             let _ = inbox.send(Inbound::Served { peer }).await;
@@ -452,6 +485,7 @@ impl Engine {
     }
 
     async fn disconnect(&mut self, peer: Author, reason: String, keep_away_ms: u64) {
+        self.meters.kept_away();
         tracing::warn!(
             peer = %crate::peer_id::text_of(&peer),
             %reason,

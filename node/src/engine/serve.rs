@@ -9,6 +9,7 @@ use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_WIRE_BYTES, MAX_TIPS
 
 use crate::log::{LogError, LogReader};
 use crate::mesh::LinkSender;
+use crate::metrics::{EngineMeters, Way};
 
 /// Bytes of batches in one frame, unless a single batch is larger.
 const FRAME_BYTES: usize = 128 * 1024;
@@ -28,7 +29,12 @@ pub(super) struct Order {
 }
 
 /// Sends what a pull asks for, up to its number of bytes, and what is missing of it.
-pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) -> Result<(), LogError> {
+pub(super) async fn serve(
+    log: LogReader,
+    outbound: LinkSender,
+    order: Order,
+    meters: &EngineMeters,
+) -> Result<(), LogError> {
     let (mut left, mut served) = (order.max_bytes as usize, 0);
     'ranges: for range in &order.ranges {
         // On a forked log several batches may end where a read stopped, so the next one begins there once more.
@@ -72,13 +78,17 @@ pub(super) async fn serve(log: LogReader, outbound: LinkSender, order: Order) ->
             let ends: Vec<BatchHash> = at_end.map(VerifiedBatch::hash).collect();
             repeated = if after + 1 == reached { [repeated, ends].concat() } else { ends };
             after = reached - 1;
-            left = left.saturating_sub(batches.iter().map(|batch| batch.bytes().len()).sum());
+            let bytes = batches.iter().map(|batch| batch.bytes().len()).sum();
+            left = left.saturating_sub(bytes);
+            meters.batches(Way::Out, batches.len(), bytes);
             let batches = batches.iter().map(|batch| batch.bytes().clone()).collect();
             send(&outbound, &Frame::Batches { id: order.id, batches }).await;
         }
         served += 1;
     }
-    send(&outbound, &Frame::PullEnd { id: order.id, served, missing: order.missing }).await;
+    let end = Frame::PullEnd { id: order.id, served, missing: order.missing };
+    meters.frame(Way::Out, &end);
+    send(&outbound, &end).await;
     Ok(())
 }
 

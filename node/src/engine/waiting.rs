@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 use crate::node::{CallError, Committed};
+use crate::traces::Stages;
 
 /// What waits for the outcome of a publication.
 pub(super) struct Waiting {
@@ -16,17 +17,24 @@ pub(super) struct Waiting {
     /// When to answer although acknowledgements are missing.
     pub(super) until: Option<Instant>,
     pub(super) wait: Option<Duration>,
+    /// When it was handed in; then, when it became durable.
+    pub(super) since: Instant,
+    pub(super) stages: Stages,
 }
 
 impl Engine {
     pub(super) fn published(&mut self, id: u64, committed: Committed) {
         let Some(mut waiting) = self.waiting.remove(&id) else { return };
+        let now = Instant::now();
+        self.meters.published(now - waiting.since);
+        waiting.since = now;
         if waiting.acks == 0 {
             let _ = waiting.reply.send(Ok(committed));
             return;
         }
+        waiting.stages.stored(waiting.acks);
         waiting.stored = Some(committed);
-        waiting.until = waiting.wait.map(|wait| Instant::now() + wait);
+        waiting.until = waiting.wait.map(|wait| now + wait);
         if let Some(until) = waiting.until {
             self.deadlines.insert((until, id));
         }
@@ -36,7 +44,9 @@ impl Engine {
     pub(super) fn acked(&mut self, id: u64, peers: u32, complete: bool) {
         let Some(committed) = self.waiting.get_mut(&id).and_then(|waiting| waiting.stored.as_mut()) else { return };
         committed.peers = peers;
-        if complete && let Some(Waiting { reply, stored: Some(committed), until, .. }) = self.waiting.remove(&id) {
+        if complete && let Some(Waiting { reply, stored: Some(committed), until, since, .. }) = self.waiting.remove(&id)
+        {
+            self.meters.acknowledged(since.elapsed());
             if let Some(until) = until {
                 self.deadlines.remove(&(until, id));
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{RwLock, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::ids::{Arrival, Chain, StoreEpoch};
 use tokio::sync::watch;
@@ -17,9 +17,11 @@ use super::gate::Gate;
 use super::last_run;
 use super::layout::{self, FORMAT, Row, STORE_KEY, StoreRow};
 use super::mask::Mask;
+use super::moments::Moments;
 use super::rewrite;
 use super::tail::Tail;
 use super::{LogOptions, Snapshot};
+use crate::metrics::LogMeters;
 
 /// Sled's unit of writing and reuse. With [`layout::CHUNK_BYTES`] it was chosen by measurement: a quarter of it is the
 /// most that a leaf may take before it becomes a blob file.
@@ -43,6 +45,9 @@ pub(super) struct Shared {
     pub(super) gate: Gate,
     /// What was found damaged first.
     pub(super) damage: watch::Sender<Option<String>>,
+    pub(super) meters: LogMeters,
+    /// When arrivals became durable.
+    pub(super) moments: Mutex<Moments>,
 }
 
 impl Shared {
@@ -146,6 +151,8 @@ fn open_unguarded(dir: &Path, options: &LogOptions) -> Result<Disk, LogError> {
         durable: watch::Sender::new(last_arrival),
         gate: Gate::default(),
         damage: watch::Sender::new(None),
+        meters: LogMeters::default(),
+        moments: Mutex::default(),
     };
     let leftover = rewrite::leftover_path(dir);
     if let Err(error) = rewrite::remove_leftover(&leftover) {

@@ -40,6 +40,7 @@ mod last_run;
 mod layout;
 mod mask;
 mod memory;
+mod moments;
 mod reader;
 mod recovery;
 mod rewrite;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::{ControlFlow, RangeBounds};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use roundelay_protocol::batch::VerifiedBatch;
@@ -18,6 +19,7 @@ use super::error::LogError;
 use super::layout::{self, CHUNK_BYTES, IndexEntry, LogId, Row, RowBatch};
 use super::salvage::{SALVAGED_MARK, Salvaged};
 use super::store::{Collect, Mark, Scan, Stored};
+use crate::metrics::LogMeters;
 
 /// Rows that one call looks at, so that it ends in bounded time.
 const MAX_LOOKED: usize = 8192;
@@ -66,6 +68,18 @@ impl LogReader {
     /// When the store cannot be read or is damaged.
     pub fn salvaged(&self) -> Result<Option<Salvaged>, LogError> {
         Ok(self.mark(SALVAGED_MARK)?.and_then(|value| serde_json::from_slice(&value).ok()))
+    }
+
+    /// What the log's thread measures.
+    #[must_use]
+    pub fn meters(&self) -> LogMeters {
+        self.shared.meters.clone()
+    }
+
+    /// When what arrived with this number became durable; `None` when that is too long ago to be known.
+    #[must_use]
+    pub fn durable_since(&self, arrival: Arrival) -> Option<Instant> {
+        self.shared.moments.lock().of(arrival)
     }
 
     /// Bytes that are free in the file system that holds the store; `None` when the system does not say.

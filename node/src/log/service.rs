@@ -173,6 +173,18 @@ impl Log {
         done.map_err(|detail| LogError::NotRewritten { dir: self.shared.dir.clone(), detail })
     }
 
+    /// Write sets that wait, and how many may.
+    #[must_use]
+    pub(crate) fn queue(&self) -> (usize, usize) {
+        (self.queue.max_capacity() - self.queue.capacity(), self.queue.max_capacity())
+    }
+
+    /// Bytes of write sets that wait or are underway.
+    #[must_use]
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.max_bytes.saturating_sub(self.bytes.available_permits())
+    }
+
     /// A reader of this log. It outlives the log, but answers [`LogError::Closed`] then.
     #[must_use]
     pub fn reader(&self) -> LogReader {
@@ -346,6 +358,8 @@ impl Rewriting {
 }
 
 fn store(writer: &mut Writer, sets: Vec<Submission>) -> Result<Vec<LogEvent>, LogError> {
+    let (count, bytes) = (sets.len(), sets.iter().map(|submission| submission.set.batch_bytes()).sum());
+    let began = Instant::now();
     let mut stored = Vec::with_capacity(sets.len());
     let mut permits = Vec::with_capacity(sets.len());
     for Submission { token, set, _bytes } in sets {
@@ -353,6 +367,9 @@ fn store(writer: &mut Writer, sets: Vec<Submission>) -> Result<Vec<LogEvent>, Lo
         stored.push(LogEvent::Stored { token, first_arrival, last_arrival, chain, batch_bytes });
         permits.push(_bytes);
     }
+    let appended = Instant::now();
     writer.sync()?;
+    writer.meters().synced(appended.elapsed());
+    writer.meters().wrote(count, bytes, appended - began);
     Ok(stored)
 }

@@ -20,6 +20,7 @@ use super::layout::{
 };
 use super::rewrite::{Remover, Rewrite};
 use super::store::Appended;
+use crate::metrics::LogMeters;
 
 /// Rows of pruned batches that one write set clears away beyond as many as it prunes.
 const SPARE_SWEEP: usize = 1024;
@@ -112,6 +113,10 @@ impl Writer {
             syncs: 0,
             fail_after_syncs: options.fail_after_syncs,
         }
+    }
+
+    pub(super) fn meters(&self) -> &LogMeters {
+        &self.shared.meters
     }
 
     /// The store's folder.
@@ -331,6 +336,7 @@ impl Writer {
         self.pending.last_of_logs.drain().for_each(|(id, arrival)| directory.advance(id, arrival));
         drop(directory);
         if shared.last() != self.last {
+            shared.moments.lock().push(self.last);
             shared.durable.send_replace(self.last);
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::metrics::Registry;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, Swarm};
 use libp2p::{StreamProtocol, identify, mdns, ping};
@@ -50,6 +51,7 @@ pub(crate) fn build_swarm(
     config: &MeshConfig,
     names: &TopicNames,
     shared: &Shared,
+    registry: &mut Registry,
 ) -> Result<Swarm<MeshBehaviour>, MeshError> {
     let public = config.keypair.public();
     let me = public.to_peer_id();
@@ -66,7 +68,7 @@ pub(crate) fn build_swarm(
     let behaviour = MeshBehaviour {
         gate: Gate::new(config.max_links),
         limits: connection_limits::Behaviour::new(connections),
-        gossip: gossip::build(names, config.max_message_bytes)?,
+        gossip: gossip::build(names, config.max_message_bytes, registry)?,
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_DEADLINE)),
         streams: libp2p_stream::Behaviour::new(),

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use libp2p::core::ConnectedPoint;
+use libp2p::metrics::Recorder;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
@@ -26,6 +27,7 @@ const MAX_STRANGERS: usize = 256;
 
 impl Driver {
     pub(crate) fn on_swarm_event(&mut self, event: SwarmEvent<MeshBehaviourEvent>) {
+        self.metrics.record(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
@@ -52,6 +54,12 @@ impl Driver {
     }
 
     fn on_behaviour_event(&mut self, event: MeshBehaviourEvent) {
+        match &event {
+            MeshBehaviourEvent::Gossip(event) => self.metrics.record(event),
+            MeshBehaviourEvent::Identify(event) => self.metrics.record(event),
+            MeshBehaviourEvent::Ping(event) => self.metrics.record(event),
+            _ => {}
+        }
         match event {
             MeshBehaviourEvent::Gossip(event) => self.on_gossip(event),
             MeshBehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
+use libp2p::metrics::{Metrics, Registry};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
@@ -50,6 +51,8 @@ pub(crate) struct Driver {
     events: mpsc::Sender<MeshEvent>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Arc<Counters>,
+    /// What libp2p makes of its events.
+    pub(crate) metrics: Metrics,
     started: Instant,
     /// Topics, and whether gossip carries them.
     pub(crate) subscribed: BTreeMap<String, bool>,
@@ -64,10 +67,12 @@ impl Driver {
         config: MeshConfig,
         shared: Arc<Shared>,
         events: mpsc::Sender<MeshEvent>,
+        registry: &mut Registry,
     ) -> Result<Self, MeshError> {
         let me = config.keypair.public().to_peer_id();
         let names = TopicNames::new(&config.mesh_name);
-        let swarm = build_swarm(&config, &names, &shared)?;
+        let swarm = build_swarm(&config, &names, &shared, registry)?;
+        let metrics = Metrics::new(registry);
         let sync = SyncStreams::new(swarm.behaviour().streams.new_control(), sync_protocol(&config.mesh_name)?)?;
         let mut seed = [0; 8];
         seed.copy_from_slice(&blake3::hash(format!("{me} {:?}", SystemTime::now()).as_bytes()).as_bytes()[..8]);
@@ -91,6 +96,7 @@ impl Driver {
             events,
             shared,
             counters,
+            metrics,
             started: Instant::now(),
             subscribed: BTreeMap::new(),
             subscription_bytes: 0,

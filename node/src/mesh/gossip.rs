@@ -4,19 +4,25 @@ use std::time::Duration;
 
 use libp2p::gossipsub::{
     Behaviour, ConfigBuilder, IdentTopic, IdentityTransform, MaxCountSubscriptionFilter, Message, MessageAuthenticity,
-    MessageId, TopicHash, TopicSubscriptionFilter, ValidationMode,
+    MessageId, MetricsConfig, TopicHash, TopicSubscriptionFilter, ValidationMode,
 };
 
-use super::{GossipId, MeshError, limits};
+use super::{GossipId, MeshError, Registry, limits};
 
 pub(crate) type Gossip = Behaviour<IdentityTransform, MaxCountSubscriptionFilter<TopicFilter>>;
 
 /// A verdict that comes later than this many heartbeats finds its message gone: it is not forwarded then.
 const HISTORY_HEARTBEATS: usize = 3;
 const HEARTBEAT: Duration = Duration::from_millis(700);
+/// Topics of which gossipsub keeps metrics; some two dozen series each.
+const MEASURED_TOPICS: usize = 50;
 
 /// Builds the behaviour for one mesh.
-pub(crate) fn build(names: &TopicNames, max_message_bytes: usize) -> Result<Gossip, MeshError> {
+pub(crate) fn build(
+    names: &TopicNames,
+    max_message_bytes: usize,
+    registry: &mut Registry,
+) -> Result<Gossip, MeshError> {
     let max_packet_bytes = max_message_bytes.max(limits::MAX_CONTROL_BYTES) + limits::GOSSIP_HEADROOM_BYTES;
     let config = ConfigBuilder::default()
         .validation_mode(ValidationMode::Anonymous)
@@ -50,7 +56,10 @@ pub(crate) fn build(names: &TopicNames, max_message_bytes: usize) -> Result<Goss
         max_subscribed_topics: limits::MAX_TOPICS_PER_PEER,
         max_subscriptions_per_request: limits::MAX_TOPICS_PER_PEER,
     };
+    let measured =
+        MetricsConfig { max_topics: MEASURED_TOPICS, max_never_subscribed_topics: 10, ..MetricsConfig::default() };
     Behaviour::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
+        .map(|gossip| gossip.with_metrics(registry.sub_registry_with_prefix("libp2p_gossipsub"), measured))
         .map_err(|reason| MeshError::Setup { what: "gossip", reason: reason.to_string() })
 }
 

@@ -38,6 +38,7 @@ pub use counters::MeshCounters;
 use driver::Driver;
 pub use events::{Candidate, GossipId, LinkInfo, MeshCommand, MeshEvent, Notice, Verdict};
 use flow::Flow;
+pub use libp2p::metrics::Registry;
 pub use link::{LinkFull, LinkSender};
 
 /// How to take part in a mesh.
@@ -126,11 +127,14 @@ pub struct Mesh {
 
 impl Mesh {
     /// Starts the swarm's task on the current tokio runtime and listens. Returns once every listener has reported its
-    /// addresses.
+    /// addresses. What libp2p measures goes to the registry, under names that begin with `libp2p`.
     ///
     /// # Errors
     /// If an address cannot be listened on, or none is reported within 5 s.
-    pub async fn start(config: MeshConfig) -> Result<(Self, mpsc::Receiver<MeshEvent>), MeshError> {
+    pub async fn start(
+        config: MeshConfig,
+        registry: &mut Registry,
+    ) -> Result<(Self, mpsc::Receiver<MeshEvent>), MeshError> {
         let (requests, request_queue) = mpsc::channel(limits::MAX_COMMAND_QUEUE);
         let (publishes, publish_queue) = mpsc::channel(limits::MAX_PUBLISH_QUEUE_MESSAGES);
         let (event_sender, events) = mpsc::channel(limits::MAX_EVENT_QUEUE);
@@ -142,7 +146,7 @@ impl Mesh {
             publishes,
             shared: shared.clone(),
         };
-        let mut driver = Driver::new(config, shared, event_sender)?;
+        let mut driver = Driver::new(config, shared, event_sender, registry)?;
         driver.listen().await?;
         tokio::spawn(driver.run(request_queue, publish_queue));
         Ok((mesh, events))
@@ -182,6 +186,12 @@ impl Mesh {
     pub fn verdict(&self, id: GossipId, from: PeerId, verdict: Verdict) {
         self.shared.verdicts.lock().push((id, from, verdict));
         self.shared.verdict_came.notify_one();
+    }
+
+    /// What waits in the queues of commands, of messages to be gossiped, and how much each takes.
+    pub(crate) fn queues(&self) -> [(usize, usize); 2] {
+        let publishes = (self.publishes.max_capacity() - self.publishes.capacity(), self.publishes.max_capacity());
+        [(self.requests.max_capacity() - self.requests.capacity(), self.requests.max_capacity()), publishes]
     }
 
     /// The peers with a connection, as of now.

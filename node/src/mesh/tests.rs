@@ -46,7 +46,7 @@ struct Link {
 
 impl Node {
     async fn start(config: MeshConfig) -> Self {
-        let (mesh, events) = Mesh::start(config).await.unwrap();
+        let (mesh, events) = Mesh::start(config, &mut super::Registry::default()).await.unwrap();
         Self { mesh, events, passed: Vec::new() }
     }
 
@@ -295,7 +295,8 @@ async fn offline_has_no_links_and_online_gets_them_back() {
 async fn a_join_address_that_comes_up_late_is_joined() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let late: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", holder.local_addr().unwrap().port()).parse().unwrap();
-    let taken = Mesh::start(MeshConfig { listen: vec![late.clone()], ..config(1) }).await;
+    let taken =
+        Mesh::start(MeshConfig { listen: vec![late.clone()], ..config(1) }, &mut super::Registry::default()).await;
     assert!(matches!(taken, Err(MeshError::Listen { addr, .. }) if addr == late), "the port is taken");
     drop(holder);
     let mut b = Node::start(MeshConfig { join: vec![late.clone()], ..config(2) }).await;

@@ -435,6 +435,7 @@ impl<S: Signer> Replica<S> {
         let lacking = self.wants.has_since(&peer, u64::MAX);
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.peer_events = events;
+        self.audits[usize::from(sum != link.sum)] += 1;
         if sum == link.sum {
             let first = link.informed && !std::mem::replace(&mut link.announced_asked, link.informed);
             link.in_sync = link.informed;

@@ -124,6 +124,8 @@ pub struct Replica<S> {
     room: Room,
     probes: BTreeMap<u64, BTreeMap<Author, probes::Progress>>,
     twin: Option<Incarnation>,
+    /// Audits of peers that found both sides equal, and that found a difference.
+    audits: [u64; 2],
     /// Logs whose authors were proven to cheat.
     cheats: BTreeSet<LogKey>,
     clock_offset_ms: i64,
@@ -184,6 +186,7 @@ impl<S: Signer> Replica<S> {
             room: Room::Ample,
             probes: BTreeMap::new(),
             twin: None,
+            audits: [0; 2],
             cheats: BTreeSet::new(),
             clock_offset_ms: 0,
             plan_pending: false,

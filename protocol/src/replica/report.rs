@@ -103,6 +103,12 @@ impl<S: Signer> Replica<S> {
         self.census.refused()
     }
 
+    /// Audits of peers since the start: those that found both sides equal, and those that found a difference.
+    #[must_use]
+    pub fn audits(&self) -> [u64; 2] {
+        self.audits
+    }
+
     /// What the store holds up to.
     #[must_use]
     pub fn position(&self) -> Position {
