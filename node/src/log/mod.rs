@@ -57,7 +57,7 @@ mod writer;
 pub use backup::{BackupReport, backup, restore};
 pub use error::LogError;
 pub use memory::MemoryStore;
-pub use reader::LogReader;
+pub use reader::{LogReader, Stamped};
 pub use recovery::open_or_salvage;
 pub use rewrite::{RewriteReport, RewriteStep};
 pub use salvage::Salvaged;

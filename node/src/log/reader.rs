@@ -24,6 +24,9 @@ use crate::metrics::LogMeters;
 /// Rows that one call looks at, so that it ends in bounded time.
 const MAX_LOOKED: usize = 8192;
 
+/// A batch's arrival number, and the stamps of its first and last event.
+pub type Stamped = (Arrival, Hlc, Hlc);
+
 /// Reads a log from any thread. Only ever shows what is durable. Cheap to clone. The methods block while they read
 /// from disk; what comes from the tail of the log comes from memory.
 #[derive(Clone)]
@@ -344,7 +347,7 @@ impl LogReader {
         topics: &dyn Fn(&Topic) -> bool,
         after: Arrival,
         upto: Arrival,
-    ) -> Result<(Vec<(Arrival, Hlc, Hlc)>, Arrival), LogError> {
+    ) -> Result<(Vec<Stamped>, Arrival), LogError> {
         let (mut found, upto) = (Vec::new(), upto.min(self.last_arrival()));
         if after >= upto {
             return Ok((found, upto));
