@@ -17,12 +17,14 @@ const SLACK_PERCENT: u64 = 5;
 /// After a pass that could not free enough, the next one waits so long.
 const RETRY_MS: u64 = 5_000;
 
-/// What may go. Each pass over the store that frees too little leads to the next.
+/// What may go. A pass over the whole store that frees nothing leads to the next.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Pass {
     /// What is above the fair share of its author, and of its topic among those of its author.
     #[default]
     Greedy,
+    /// Last batches of such logs too.
+    GreedyTips,
     /// What is oldest.
     Oldest,
     /// Last batches of logs too.
@@ -39,6 +41,8 @@ pub(super) struct Pruning {
     pass: Pass,
     /// The pass began at the first batch.
     whole: bool,
+    /// The pass freed something.
+    freed: bool,
     /// What logs above their share may keep, while a greedy pass goes on.
     shares: Option<BTreeMap<LogKey, u64>>,
     retry_at_ms: u64,
@@ -57,6 +61,14 @@ impl Pruning {
     /// Whether it waits for the store: for a list, or for what was written to be durable up to `written`.
     pub(super) fn is_busy(&self, written: u64) -> bool {
         self.listing || self.token > written
+    }
+
+    fn is_greedy(&self) -> bool {
+        matches!(self.pass, Pass::Greedy | Pass::GreedyTips)
+    }
+
+    fn takes_tips(&self) -> bool {
+        matches!(self.pass, Pass::GreedyTips | Pass::Tips)
     }
 
     /// When the store is to be looked at next.
@@ -104,30 +116,25 @@ impl<S: Signer> Replica<S> {
     pub(super) fn prune(&mut self, batches: Vec<OldBatch>, end: bool) {
         self.pruning.listing = false;
         let target = self.target_bytes();
-        if self.pruning.pass == Pass::Greedy && self.pruning.shares.is_none() {
-            let shares = quota::shares(self.logs.values(), target);
-            if shares.is_empty() {
-                (self.pruning.pass, self.pruning.after) = (Pass::Oldest, Arrival(0));
-                return;
-            }
-            self.pruning.shares = Some(shares);
+        if self.pruning.is_greedy() && self.pruning.shares.is_none() {
+            self.pruning.shares = Some(quota::shares(self.logs.values(), target));
         }
         let mut remaining = self.batch_bytes;
         let mut set = WriteSet::default();
         let mut records: BTreeMap<LogKey, LogRecord> = BTreeMap::new();
-        for old in batches {
+        for (place, old) in in_order(batches) {
             if remaining <= target {
                 break;
             }
-            self.pruning.after = old.arrival;
+            self.pruning.after = place;
             if !self.is_greedy(&old.log, records.get(&old.log)) {
                 continue;
             }
             let record = records.entry(old.log.clone()).or_insert_with(|| self.latest_or_new(&old.log));
             // A log's last batch proves its head, from which a newcomer learns of the log at all: it goes last, and never
             // in the system's topics, where it is what nodes know of each other.
-            let spare_tips = self.pruning.pass != Pass::Tips || old.log.topic.is_system();
-            if !may_prune(&old, record, self.is_own_unannounced(&old), spare_tips) {
+            let spare_last = !self.pruning.takes_tips() || old.log.topic.is_system();
+            if !may_prune(&old, record, self.is_own_unannounced(&old), spare_last) {
                 continue;
             }
             note_pruned(record, &old, self.planted);
@@ -138,22 +145,33 @@ impl<S: Signer> Replica<S> {
         if !set_is_empty {
             self.batch_bytes = remaining;
             self.write_pruned(set, records);
+            self.pruning.freed = true;
         }
         if set_is_empty {
             // Others have a turn before the next look.
             self.pruning.retry_at_ms = self.now.mono_ms + 1;
         }
         if remaining > target && end {
-            self.pruning.after = Arrival(0);
-            let whole = std::mem::replace(&mut self.pruning.whole, true);
-            match self.pruning.pass {
-                // What was kept at its beginning may be above its share now.
-                Pass::Greedy if !whole => {}
-                Pass::Greedy => self.pruning.pass = Pass::Oldest,
-                Pass::Oldest => self.pruning.pass = Pass::Tips,
+            self.end_pass();
+        }
+    }
+
+    /// The store was looked at to its end, and is still above the target.
+    fn end_pass(&mut self) {
+        let pruning = &mut self.pruning;
+        (pruning.after, pruning.shares) = (Arrival(0), None);
+        let whole = std::mem::replace(&mut pruning.whole, true);
+        if std::mem::take(&mut pruning.freed) {
+            // What came meanwhile may be above its share, and what waited for its turn in its log may go now.
+            pruning.pass = Pass::Greedy;
+        } else if whole {
+            match pruning.pass {
+                Pass::Greedy => pruning.pass = Pass::GreedyTips,
+                Pass::GreedyTips => pruning.pass = Pass::Oldest,
+                Pass::Oldest => pruning.pass = Pass::Tips,
                 Pass::Tips => {
-                    self.pruning.tight = true;
-                    self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
+                    pruning.tight = true;
+                    pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
                     let live = self.links.iter().filter(|(_, link)| link.is_live());
                     let live: Vec<_> = live.map(|(peer, _)| *peer).collect();
                     live.into_iter().for_each(|peer| self.ask_announced(peer));
@@ -164,7 +182,7 @@ impl<S: Signer> Replica<S> {
 
     /// Whether the present pass looks at the log: in a greedy one, only at what is above its share.
     fn is_greedy(&self, log: &LogKey, pruned: Option<&LogRecord>) -> bool {
-        let Some(shares) = self.pruning.shares.as_ref().filter(|_| self.pruning.pass == Pass::Greedy) else {
+        let Some(shares) = self.pruning.shares.as_ref().filter(|_| self.pruning.is_greedy()) else {
             return true;
         };
         let bytes = pruned.or_else(|| self.latest(log)).map_or(0, |record| record.bytes);
@@ -184,12 +202,13 @@ impl<S: Signer> Replica<S> {
     }
 }
 
-/// Whether a batch may go now: from the bottom of its log up, and no tip that is to be spared.
-pub(super) fn may_prune(old: &OldBatch, record: &LogRecord, own_unannounced: bool, spare_tips: bool) -> bool {
-    let is_tip = record.tips.iter().any(|tip| tip.hash == old.hash);
+/// Whether a batch may go now: from the bottom of its log up, and not the last where that is to be spared.
+pub(super) fn may_prune(old: &OldBatch, record: &LogRecord, own_unannounced: bool, spare_last: bool) -> bool {
+    // The ends of other lines, and what ends below a hole, must not stand in the way of what lies above them.
+    let is_last = old.last_seq >= record.last_seq();
     let hole_below = record.holes.iter().any(|hole| hole.from <= record.floor + 1 && hole.to + 1 >= old.first_seq);
     let in_order = old.first_seq <= record.floor + 1 || hole_below;
-    !own_unannounced && in_order && !(is_tip && spare_tips)
+    !own_unannounced && in_order && !(is_last && spare_last)
 }
 
 /// The record of a log without a batch at its bottom.
@@ -201,4 +220,46 @@ pub(super) fn note_pruned(record: &mut LogRecord, old: &OldBatch, planted: Plant
     record.holes.retain(|hole| hole.to > record.floor);
     record.events = record.events.saturating_sub(old.last_seq - old.first_seq + 1);
     record.bytes = record.bytes.saturating_sub(old.bytes);
+}
+
+/// The batches of each log from its bottom up, in the places that the log's batches have by arrival: what filled a hole
+/// arrived behind what lies above it.
+fn in_order(batches: Vec<OldBatch>) -> Vec<(Arrival, OldBatch)> {
+    let mut of_logs: BTreeMap<LogKey, Vec<usize>> = BTreeMap::new();
+    for (place, old) in batches.iter().enumerate() {
+        of_logs.entry(old.log.clone()).or_default().push(place);
+    }
+    let mut order: Vec<usize> = (0..batches.len()).collect();
+    for places in of_logs.into_values() {
+        let mut rising = places.clone();
+        rising.sort_by_key(|place| (batches[*place].first_seq, batches[*place].last_seq));
+        places.into_iter().zip(rising).for_each(|(place, from)| order[place] = from);
+    }
+    let places: Vec<Arrival> = batches.iter().map(|old| old.arrival).collect();
+    let mut batches: Vec<Option<OldBatch>> = batches.into_iter().map(Some).collect();
+    places.into_iter().zip(order).filter_map(|(place, from)| Some((place, batches[from].take()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hlc::Hlc;
+    use crate::ids::{Author, BatchHash};
+    use crate::topic::Topic;
+
+    #[test]
+    fn what_filled_a_hole_last_goes_first_and_looks_go_on_behind_what_was_looked_at() {
+        let old = |arrival: u64, topic: &str, seq: u64| OldBatch {
+            arrival: Arrival(arrival),
+            log: LogKey { topic: Topic::new(topic).unwrap(), author: Author([1; 32]) },
+            first_seq: seq,
+            last_seq: seq,
+            hash: BatchHash([arrival as u8; 32]),
+            last_hlc: Hlc(arrival),
+            bytes: 1,
+        };
+        let listed = vec![old(1, "a", 9), old(2, "b", 1), old(3, "a", 8), old(4, "a", 7), old(5, "b", 2)];
+        let order: Vec<_> = in_order(listed).into_iter().map(|(place, old)| (place.0, old.first_seq)).collect();
+        assert_eq!(order, [(1, 7), (2, 1), (3, 8), (4, 9), (5, 2)]);
+    }
 }
