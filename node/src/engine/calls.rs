@@ -342,6 +342,13 @@ impl Engine {
                 off_ms / 1000
             ));
         }
+        let disputes = self.replica.clock_disputes();
+        if off_ms == 0 && disputes > 0 {
+            warnings.push(format!(
+                "{disputes} of the peers connected here see another day than this machine's clock, and too few see the same to \
+                 tell whose is wrong: look at the clocks of both (`roundelay peers` shows by how much they differ)"
+            ));
+        }
         if self.replica.refused_logs() > 0 {
             warnings.push(format!(
                 "{} batches and heads of further logs were refused: this node holds {} logs of others, as many as limits.logs, \
@@ -357,7 +364,7 @@ impl Engine {
                 "the disk that holds the store has only {free} left, which is kept for this node's own events: those \
                  of others wait; free some space on it"
             ));
-        } else if !self.replica.takes_others() && !self.replica.is_full() {
+        } else if self.replica.room() == Room::Ample && !self.replica.takes_others() && !self.replica.is_full() {
             warnings.push(
                 "what is left of the store's cap is kept for this node's own events: those of others wait until a \
                  peer has what fills the store, or the cap is raised"

@@ -7,7 +7,6 @@ use crate::frame::{Frame, Head, Hello, Memory, Position};
 use crate::heads::{LogKey, LogRecord, Sum, SumKey, Tip};
 use crate::ids::{Author, BatchHash, Chain};
 use crate::interest::Interest;
-use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::link::{
     AUDIT_MS, GRACE_MS, HURRY_MS, Informing, Link, Mark, PAGE_BYTES, PAGE_HEADS, PAGE_SUMS, Probe, QUIET_MS,
     REFUSED_GRACE_MS, count,
@@ -141,7 +140,6 @@ impl<S: Signer> Replica<S> {
             let same_place = at.arrival.0 == 0 || chain == Some(at.chain);
             at.epoch == position.epoch && at.arrival <= position.arrival && same_place && memory.common == common
         });
-        self.judge_clock();
         self.sum_up(peer);
         match remembered {
             Some(memory) => {
@@ -318,6 +316,7 @@ impl<S: Signer> Replica<S> {
             link.known = Some(position);
             link.known_serial = self.wants.serial();
             link.in_sync |= self.planted.is(Fault::ClaimSyncWithoutAudit);
+            self.judge_clock();
         }
         self.plan_pending = true;
     }
@@ -480,26 +479,6 @@ impl<S: Signer> Replica<S> {
                 self.compare_anew(peer);
             }
         }
-    }
-
-    /// Where most peers' clocks are more than a day from ours, ours is wrong.
-    fn judge_clock(&mut self) {
-        let mut ahead: Vec<i64> =
-            self.links.values().filter_map(|link| link.peer.as_ref().map(|peer| peer.clock_ahead_ms)).collect();
-        ahead.sort_unstable();
-        let is_far = |ahead_ms: &i64| ahead_ms.unsigned_abs() > MAX_CLOCK_AHEAD_MS;
-        let most = ahead.len() > 1 && ahead.iter().filter(|ahead_ms| is_far(ahead_ms)).count() * 2 > ahead.len();
-        let median = ahead.get(ahead.len() / 2).copied().unwrap_or(0);
-        self.clock_offset_ms = if most && is_far(&median) { median } else { 0 };
-    }
-
-    /// Whether this node cannot tell that its clock, corrected or not, is that of most nodes: it has met nobody, or half
-    /// of its peers see another day.
-    pub(super) fn doubts_clock(&self) -> bool {
-        let ahead = self.links.values().filter_map(|link| link.peer.as_ref().map(|peer| peer.clock_ahead_ms));
-        let off = ahead.map(|ahead_ms| ahead_ms.saturating_sub(self.clock_offset_ms).unsigned_abs());
-        let (far, near): (Vec<u64>, Vec<u64>) = off.partition(|off_ms| *off_ms > MAX_CLOCK_AHEAD_MS);
-        far.len() >= near.len()
     }
 }
 

@@ -7,6 +7,7 @@
 //! - `logs` is what the disk holds; `latest` differs from it only where a write is on its way.
 
 mod admit;
+mod clocks;
 mod expire;
 mod links;
 mod memory;

@@ -1,0 +1,86 @@
+//! Whose clock a node believes.
+
+use roundelay_protocol::frame::{Frame, Head, Hello, Position};
+use roundelay_protocol::heads::LogKey;
+use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, StoreEpoch};
+use roundelay_protocol::interest::Interest;
+use roundelay_protocol::replica::{Input, Now};
+use roundelay_protocol::sign::Signer;
+use roundelay_protocol::topic::{Pattern, Topic};
+
+use crate::node::{SimNode, Stamp};
+
+const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+const NOW: Now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+
+/// A node that met peers whose clocks are so far ahead, in a mesh where it hears of so many nodes that it is not linked
+/// with.
+fn met(ahead_ms: &[i64], others: u8) -> SimNode {
+    let mut node = SimNode::new(1, u64::MAX);
+    let linked: Vec<(u8, i64)> = (2..).zip(ahead_ms.iter().copied()).collect();
+    for (number, ahead_ms) in &linked {
+        let peer = meet(&mut node, *number, *ahead_ms);
+        let authors = linked.iter().map(|(number, _)| *number).chain((100..).take(others.into()));
+        tell(&mut node, peer, authors.map(|number| Stamp::of(number).author()).collect());
+    }
+    node
+}
+
+fn meet(node: &mut SimNode, number: u8, ahead_ms: i64) -> Author {
+    let peer = Stamp::of(number).author();
+    node.link_ids.insert(peer, number.into());
+    node.handle(NOW, Input::LinkUp { peer, link: number.into(), nonce: 1, memory: None });
+    let hello = Hello {
+        process: number.into(),
+        nonce: 2,
+        epoch: StoreEpoch(number.into()),
+        clock_ms: NOW.wall_ms.saturating_add_signed(ahead_ms),
+        interest: Interest::new(vec![Pattern::all()], vec![]),
+        memory: None,
+    };
+    node.frame(NOW, peer, Frame::Hello(hello));
+    node.frame(NOW, peer, Frame::Sums { topics: vec![], last: true });
+    node.frame(NOW, peer, Frame::Want { topics: vec![], last: true });
+    peer
+}
+
+/// The peer tells its heads: the records of these nodes.
+fn tell(node: &mut SimNode, peer: Author, authors: Vec<Author>) {
+    let head = |author: Author| Head {
+        log: LogKey { topic: Topic::mesh(), author },
+        floor: 0,
+        holes_to: 0,
+        tips: vec![(1, BatchHash(author.0))],
+    };
+    let upto = Position { epoch: StoreEpoch(2), arrival: Arrival(1), chain: Chain::default() };
+    let heads = authors.into_iter().map(head).collect();
+    node.frame(NOW, peer, Frame::Heads { heads, upto: Some(upto), events: 1 });
+}
+
+#[test]
+fn most_of_a_small_mesh_is_believed() {
+    let node = met(&[YEAR_MS, YEAR_MS + 5], 0);
+    assert!((node.replica.clock_offset_ms() - YEAR_MS).abs() <= 5);
+    assert_eq!(node.replica.clock_disputes(), 0, "it follows them");
+}
+
+#[test]
+fn two_peers_that_agree_are_not_most_of_a_larger_mesh() {
+    let mut node = met(&[YEAR_MS, YEAR_MS], 2);
+    assert_eq!(node.replica.clock_offset_ms(), 0);
+    assert_eq!(node.replica.clock_disputes(), 2, "which is told");
+    // A third one that sees the same day is enough.
+    let peer = meet(&mut node, 50, YEAR_MS);
+    assert_eq!(node.replica.clock_offset_ms(), 0, "it has not told which nodes there are");
+    tell(&mut node, peer, vec![]);
+    assert_eq!(node.replica.clock_offset_ms(), YEAR_MS);
+}
+
+#[test]
+fn peers_that_see_different_days_convince_nobody() {
+    for ahead_ms in [[YEAR_MS, -YEAR_MS, 2 * YEAR_MS], [YEAR_MS, 0, -YEAR_MS]] {
+        let node = met(&ahead_ms, 0);
+        assert_eq!(node.replica.clock_offset_ms(), 0);
+        assert!(node.replica.clock_disputes() > 0);
+    }
+}
