@@ -1,5 +1,8 @@
 //! A disk without room: publishing is refused with a reason, everything else goes on, and it recovers by itself.
 
+use std::collections::BTreeSet;
+use std::fs;
+
 use crate::harness::{Mesh, Node, eventually, exit, lines, lines_of};
 use crate::loop_disk::{self, LoopDisk};
 use crate::needs;
@@ -80,4 +83,49 @@ fn the_last_room_on_the_disk_is_for_own_events() {
     disk.empty();
     mesh.count("theirs", theirs.len(), [1]);
     mesh.converge([0, 1]);
+}
+
+#[test]
+fn a_start_on_a_disk_without_a_byte_says_so_and_loses_nothing() {
+    if !needs::has(&loop_disk::NEEDS) {
+        return;
+    }
+    let (mesh, disk) = pair();
+    let own = mesh[1].publish_lines("own", &lines_of("before", 500, 1_000));
+    mesh[1].stop();
+    disk.fill();
+    let names = || {
+        let entries = fs::read_dir(&mesh[1].home).expect("a home").flatten();
+        entries.map(|entry| entry.file_name()).collect::<BTreeSet<_>>()
+    };
+    let before = names();
+    for _ in 0..3 {
+        let done = mesh[1].cli(&["up", "--no-mdns"]).expect(exit::FAILURE).saying(&["No space left"]);
+        assert!(done.stderr.contains("free space"), "a remedy: {}", done.stderr);
+    }
+    assert_eq!(names(), before, "a store that cannot be opened for want of room is not damaged");
+
+    disk.empty();
+    mesh[1].start();
+    mesh[1].verify();
+    mesh.count("own", own.len(), [0, 1]);
+    mesh.holds("own", &own, [0, 1]);
+    let status = mesh[1].status();
+    assert!(status.healthy() && status.takes() == "all", "{status:?}");
+}
+
+#[test]
+fn a_first_start_on_a_disk_without_a_byte_says_so_and_works_once_there_is_room() {
+    if !needs::has(&loop_disk::NEEDS) {
+        return;
+    }
+    let mut mesh = Mesh::star(1);
+    let node = mesh.prepare(&[0], &[]);
+    let disk = LoopDisk::new(&mesh[node].home, 512);
+    disk.fill();
+    let done = mesh[node].cli(&["up", "--no-mdns"]).expect(exit::FAILURE).saying(&["No space left"]);
+    assert!(done.stderr.contains("has space"), "a remedy: {}", done.stderr);
+    disk.empty();
+    mesh[node].start();
+    mesh.connected([0, node]);
 }

@@ -1,6 +1,7 @@
 //! A disk of its own for a node: a file mounted as ext4 with a journal, whose power can be cut and which can be filled.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -65,6 +66,17 @@ impl LoopDisk {
         let free_bytes = self.free_bytes();
         let length = free_bytes.saturating_sub(left_bytes).to_string();
         run(Command::new("fallocate").args(["-l", &length]).arg(self.filler()));
+    }
+
+    /// It takes all room there is, to the last byte.
+    #[track_caller]
+    pub(crate) fn fill(&self) {
+        self.fill_but(1 << 20);
+        let mut filler = fs::File::options().append(true).open(self.filler()).expect("the filler");
+        for chunk_bytes in [65_536, 1_024] {
+            while filler.write_all(&vec![0; chunk_bytes]).and_then(|()| filler.sync_all()).is_ok() {}
+        }
+        assert_eq!(self.free_bytes(), 0);
     }
 
     /// It gives the room back.

@@ -1,6 +1,6 @@
 //! Authors that sign what they should not: true signatures under lies and floods.
 
-use roundelay_protocol::batch::Link;
+use roundelay_protocol::batch::{Link, VerifiedBatch};
 use roundelay_protocol::frame::Frame;
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::limits::HLC_CEILING_MS;
@@ -45,6 +45,36 @@ fn two_histories_of_one_log_are_kept_and_proven() {
     drop(sync);
     peer.hang_up();
     arena.ends_well("two histories of one log", "kept both, and named the proof in `status`");
+}
+
+#[test]
+fn two_lines_that_come_in_one_frame_are_both_kept() {
+    let arena = Arena::new();
+    let peer = arena.hostile();
+    let mut sync = peer.meet(&arena.mesh[0]);
+    let topic = "histories.at-once";
+    let mut line = Line::new(&peer.signer, topic);
+    let (first, old) = (line.one("first"), line.seal_aside(&[event("another-line", 8)]));
+    let second = line.one("second");
+    let tip = |nth: usize| format!("{topic}-{nth}");
+    let mut push = |batches: &[&VerifiedBatch]| {
+        let batches = batches.iter().map(|batch| batch.bytes().clone()).collect();
+        assert!(sync.send(&Frame::Batches { id: 0, batches }), "the link is up");
+    };
+    push(&[&first, &second]);
+    eventually("the first line is there", || arena.mesh[0].count(topic) == 2);
+    // The store is asked for the first of these, and has not answered when the next ones are to be written.
+    let rest: Vec<_> = (0..20).map(|nth| line.one(&tip(nth))).collect();
+    push(&[&old].into_iter().chain(&rest).collect::<Vec<_>>());
+    eventually("both lines are kept", || arena.mesh[0].count(topic) == 23);
+    eventually("two lines are told", || arena.warnings(0).contains("has 2 lines"));
+    drop(sync);
+    peer.hang_up();
+    for node in arena.mesh.all() {
+        eventually("both lines are everywhere", || arena.mesh[node].count(topic) == 23);
+        arena.mesh[node].verify();
+    }
+    arena.ends_well("two lines in one frame", "kept both, with one head of two tips");
 }
 
 #[test]
