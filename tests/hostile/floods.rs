@@ -28,7 +28,6 @@ fn author(number: u64) -> Ed25519Signer {
 }
 
 #[test]
-#[ignore = "under load a node that prunes lacked a few events of others that were within their share"]
 fn a_flood_of_valid_events_pushes_nobody_else_s_out_of_a_full_store() {
     // 16 MiB hold 8 MiB of batches.
     let mut arena = Arena::with("store.cap = '16 MiB'\n");

@@ -507,7 +507,7 @@ fn head_of(record: &LogRecord) -> Head {
 pub fn digest<'a>(records: impl Iterator<Item = &'a LogRecord>) -> Sum {
     let mut sum = Sum::default();
     for record in records {
-        sum.add(&SumKey::REPORT, &record.key, &record.tips);
+        sum.add(&SumKey::REPORT, &record.key, &record.tips_above(0));
     }
     sum
 }
