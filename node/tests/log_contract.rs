@@ -197,7 +197,7 @@ impl View {
         assert_eq!(heads.len(), beyond.len().min(max_batches));
         for (head, (arrival, batch)) in heads.iter().zip(&beyond) {
             assert_eq!((head.arrival, head.hash, head.bytes), (*arrival, batch.hash(), batch.bytes().len() as u64));
-            assert_eq!((&head.key, head.last_hlc), (&key_of(batch), batch.header().last_hlc));
+            assert_eq!((&head.log, head.last_hlc), (&key_of(batch), batch.header().last_hlc));
             assert_eq!((head.first_seq, head.last_seq), (batch.header().first_seq, batch.header().last_seq()));
         }
         self.check_topics(store, after, other, max_batches.max(1), max_bytes);

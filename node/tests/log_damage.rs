@@ -55,7 +55,7 @@ fn make_store(dir: &Path) -> Stored {
                 for arrival in store.oldest(Arrival(0), 6).unwrap() {
                     stored.remove(&arrival.hash);
                     set.pruned.push(arrival.arrival);
-                    let record = lines.iter_mut().map(|line| &mut line.record).find(|r| r.key == arrival.key).unwrap();
+                    let record = lines.iter_mut().map(|line| &mut line.record).find(|r| r.key == arrival.log).unwrap();
                     record.floor = arrival.last_seq;
                     record.floor_hlc = arrival.last_hlc;
                     record.events -= arrival.last_seq + 1 - arrival.first_seq;

@@ -16,7 +16,7 @@ use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::{Author, BatchHash, StoreEpoch};
-use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, OldBatch, Replica, Source};
+use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, Replica, Source};
 use roundelay_protocol::sequencer::{MAX_QUEUED_BYTES, Part};
 use roundelay_protocol::sign::Ed25519Signer;
 use roundelay_protocol::topic::{MESH_TOPIC, Topic};
@@ -383,18 +383,9 @@ impl Engine {
                 self.serve(peer, serve::Order { id, ranges, max_bytes, missing });
             }
             Effect::ListOldest { after } => match self.reader.oldest(after, OLDEST_RUN) {
-                Ok(found) => {
-                    let end = found.len() < OLDEST_RUN;
-                    let batches = found.into_iter().map(|stored| OldBatch {
-                        arrival: stored.arrival,
-                        log: stored.key,
-                        first_seq: stored.first_seq,
-                        last_seq: stored.last_seq,
-                        hash: stored.hash,
-                        last_hlc: stored.last_hlc,
-                        bytes: stored.bytes,
-                    });
-                    return Some(Input::Oldest { batches: batches.collect(), end });
+                Ok(batches) => {
+                    let end = batches.len() < OLDEST_RUN;
+                    return Some(Input::Oldest { batches, end });
                 }
                 Err(error) => self.fail(&error),
             },

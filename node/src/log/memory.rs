@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
 use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation, StoreEpoch};
+use roundelay_protocol::replica::OldBatch;
 use roundelay_protocol::topic::Topic;
 use roundelay_protocol::write_set::WriteSet;
 
 use super::error::LogError;
-use super::reader::stored;
-use super::store::{Appended, Collect, Mark, Scan, Snapshot, Store, Stored};
+use super::store::{Appended, Collect, Mark, Scan, Snapshot, Store};
 
 /// A store in memory, for the simulator and for tests. Grows without a bound.
 #[derive(Debug, Clone)]
@@ -253,9 +253,9 @@ impl Store for MemoryStore {
         Ok(self.durable.rows.get(&arrival).map(|(chain, _)| *chain))
     }
 
-    fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<Stored>, LogError> {
+    fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<OldBatch>, LogError> {
         let beyond = self.durable.beyond(after).take(max);
-        Ok(beyond.map(|(arrival, batch)| stored(arrival, batch, batch.bytes().len() as u64)).collect())
+        Ok(beyond.map(|(arrival, batch)| OldBatch::of(arrival, batch, batch.bytes().len() as u64)).collect())
     }
 
     fn mark(&self, name: &[u8]) -> Result<Option<Vec<u8>>, LogError> {

@@ -63,7 +63,7 @@ pub use rewrite::{RewriteReport, RewriteStep};
 pub use salvage::Salvaged;
 pub use service::{Log, Opened, SubmitError};
 pub use sled_store::SledStore;
-pub use store::{Appended, Mark, Scan, Snapshot, Store, Stored};
+pub use store::{Appended, Mark, Scan, Snapshot, Store};
 pub use verify::{Problem, VerifyReport, verify};
 
 use std::ffi::OsString;

@@ -11,6 +11,7 @@ use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation};
 use roundelay_protocol::limits::{MAX_BATCH_EVENTS, MAX_BATCH_WIRE_BYTES};
+use roundelay_protocol::replica::OldBatch;
 use roundelay_protocol::topic::Topic;
 use tokio::sync::watch;
 
@@ -18,7 +19,7 @@ use super::disk::Shared;
 use super::error::LogError;
 use super::layout::{self, CHUNK_BYTES, IndexEntry, LogId, Row, RowBatch};
 use super::salvage::{SALVAGED_MARK, Salvaged};
-use super::store::{Collect, Mark, Scan, Stored};
+use super::store::{Collect, Mark, Scan};
 use crate::metrics::LogMeters;
 
 /// Rows that one call looks at, so that it ends in bounded time.
@@ -432,7 +433,7 @@ impl LogReader {
     ///
     /// # Errors
     /// When the store cannot be read or is damaged.
-    pub fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<Stored>, LogError> {
+    pub fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<OldBatch>, LogError> {
         let mut found = Vec::new();
         let last = self.last_arrival();
         if after >= last {
@@ -447,7 +448,7 @@ impl LogReader {
                 let (arrival, value) = self.entry(entry)?;
                 if let Some(batch) = self.row(arrival, &value)?.batch {
                     let head = self.parse(arrival, Bytes::copy_from_slice(batch.head))?;
-                    found.push(stored(arrival, &head, u64::from(batch.len)));
+                    found.push(OldBatch::of(arrival, &head, u64::from(batch.len)));
                 }
             }
             Ok(())
@@ -579,19 +580,5 @@ impl LogReader {
             None => true,
         };
         if pruned { Ok(None) } else { Err(self.shared.damaged(format!("chunks of batch {} are missing", arrival.0))) }
-    }
-}
-
-/// What the head of a batch says.
-pub(super) fn stored(arrival: Arrival, head: &VerifiedBatch, bytes: u64) -> Stored {
-    let header = head.header();
-    Stored {
-        arrival,
-        key: LogKey { topic: header.topic.clone(), author: header.author },
-        first_seq: header.first_seq,
-        last_seq: header.last_seq(),
-        hash: head.hash(),
-        bytes,
-        last_hlc: header.last_hlc,
     }
 }

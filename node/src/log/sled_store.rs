@@ -5,6 +5,7 @@ use std::path::Path;
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
 use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation};
+use roundelay_protocol::replica::OldBatch;
 use roundelay_protocol::topic::Topic;
 use roundelay_protocol::write_set::WriteSet;
 
@@ -13,7 +14,7 @@ use super::disk;
 use super::error::LogError;
 use super::reader::LogReader;
 use super::rewrite::RewriteStep;
-use super::store::{Appended, Mark, Scan, Snapshot, Store, Stored};
+use super::store::{Appended, Mark, Scan, Snapshot, Store};
 use super::writer::Writer;
 
 /// A store on disk, used from one thread.
@@ -118,7 +119,7 @@ impl Store for SledStore {
         self.reader.chain_at(arrival)
     }
 
-    fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<Stored>, LogError> {
+    fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<OldBatch>, LogError> {
         self.reader.oldest(after, max)
     }
 

@@ -2,8 +2,8 @@
 
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
-use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, BatchHash, Chain, Incarnation, StoreEpoch};
+use roundelay_protocol::replica::OldBatch;
 use roundelay_protocol::topic::Topic;
 use roundelay_protocol::write_set::WriteSet;
 
@@ -35,25 +35,6 @@ pub struct Appended {
     pub chain: Chain,
     /// Bytes of the batches in the store after it.
     pub batch_bytes: u64,
-}
-
-/// What the head of a stored batch says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Its place in this store.
-    pub arrival: Arrival,
-    /// Its log.
-    pub key: LogKey,
-    /// Sequence number of its first event.
-    pub first_seq: u64,
-    /// Sequence number of its last event.
-    pub last_seq: u64,
-    /// What names it.
-    pub hash: BatchHash,
-    /// Bytes of the whole batch.
-    pub bytes: u64,
-    /// Stamp of its last event.
-    pub last_hlc: Hlc,
 }
 
 /// A part of a walk over the batches of some topics.
@@ -155,7 +136,7 @@ pub trait Store {
     ///
     /// # Errors
     /// When the store cannot be read or is damaged.
-    fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<Stored>, LogError>;
+    fn oldest(&self, after: Arrival, max: usize) -> Result<Vec<OldBatch>, LogError>;
 
     /// A mark's value.
     ///

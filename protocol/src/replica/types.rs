@@ -88,6 +88,23 @@ pub struct OldBatch {
     pub bytes: u64,
 }
 
+impl OldBatch {
+    /// A batch at its place in a store, of which `bytes` are stored. Of the batch itself only the header is looked at.
+    #[must_use]
+    pub fn of(arrival: Arrival, batch: &VerifiedBatch, bytes: u64) -> Self {
+        let header = batch.header();
+        Self {
+            arrival,
+            log: LogKey { topic: header.topic.clone(), author: header.author },
+            first_seq: header.first_seq,
+            last_seq: header.last_seq(),
+            hash: batch.hash(),
+            last_hlc: header.last_hlc,
+            bytes,
+        }
+    }
+}
+
 /// Where one part of a publication went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {

@@ -180,11 +180,12 @@ impl SimNode {
         let link = self.link_ids[&peer];
         let mut effects = Vec::new();
         if let Frame::Batches { id, batches } = &frame {
-            for bytes in batches {
+            let source = Source::Pull { peer, id: *id };
+            let inputs = batches.iter().map(|bytes| {
                 let parsed = roundelay_protocol::batch::ParsedBatch::parse(bytes.clone()).unwrap();
-                let batch = parsed.verify(&StampVerifier).unwrap();
-                effects.extend(self.handle(now, Input::Batch { batch, source: Source::Pull { peer, id: *id } }));
-            }
+                Input::Batch { batch: parsed.verify(&StampVerifier).unwrap(), source }
+            });
+            effects.extend(self.handle_all(now, inputs));
         }
         let chain = match &frame {
             Frame::Hello(hello) => hello.memory.and_then(|memory| {
@@ -219,8 +220,12 @@ impl SimNode {
     }
 
     pub(crate) fn handle(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        self.handle_all(now, [input])
+    }
+
+    fn handle_all(&mut self, now: Now, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
         let mut out = Vec::new();
-        let mut todo: std::collections::VecDeque<Effect> = self.replica.handle(now, input).into();
+        let mut todo: std::collections::VecDeque<Effect> = self.replica.handle_all(now, inputs).into();
         while let Some(effect) = todo.pop_front() {
             let answer = match effect {
                 Effect::Append { token, set } => {
@@ -244,7 +249,9 @@ impl SimNode {
                 }
                 Effect::ListOldest { after } => {
                     let batches = self.disk.batches.range(after.0 + 1..).take(64);
-                    let batches: Vec<_> = batches.map(|(arrival, batch)| old(*arrival, batch)).collect();
+                    let batches: Vec<_> = batches
+                        .map(|(arrival, batch)| OldBatch::of(Arrival(*arrival), batch, batch.bytes().len() as u64))
+                        .collect();
                     let end = batches.len() < 64;
                     Input::Oldest { batches, end }
                 }
@@ -315,18 +322,6 @@ impl SimNode {
 
     pub(crate) fn digests(&self) -> u128 {
         digest(self.replica.logs()).0
-    }
-}
-
-fn old(arrival: u64, batch: &VerifiedBatch) -> OldBatch {
-    OldBatch {
-        arrival: Arrival(arrival),
-        log: key_of(batch),
-        first_seq: batch.header().first_seq,
-        last_seq: batch.header().last_seq(),
-        hash: batch.hash(),
-        last_hlc: batch.header().last_hlc,
-        bytes: batch.bytes().len() as u64,
     }
 }
 

@@ -14,7 +14,7 @@ use roundelay_protocol::frame::{Frame, Missing, Position, Range as LogRange};
 use roundelay_protocol::ids::{Author, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::planted::{Fault, Planted};
-use roundelay_protocol::replica::{Effect, Input, OldBatch, Room, Source};
+use roundelay_protocol::replica::{Effect, Input, Room, Source};
 use roundelay_protocol::rules::Rule;
 use roundelay_protocol::topic::{Pattern, Topic};
 
@@ -416,18 +416,9 @@ impl<'a> World<'a> {
                 self.at(at_ms, Event::Serve { machine, incarnation, order });
             }
             Effect::ListOldest { after } => {
-                let found = self.machines[machine].store.oldest(after, OLDEST_RUN).unwrap_or_default();
-                let end = found.len() < OLDEST_RUN;
-                let batches = found.into_iter().map(|stored| OldBatch {
-                    arrival: stored.arrival,
-                    log: stored.key,
-                    first_seq: stored.first_seq,
-                    last_seq: stored.last_seq,
-                    hash: stored.hash,
-                    last_hlc: stored.last_hlc,
-                    bytes: stored.bytes,
-                });
-                return Some(Input::Oldest { batches: batches.collect(), end });
+                let batches = self.machines[machine].store.oldest(after, OLDEST_RUN).unwrap_or_default();
+                let end = batches.len() < OLDEST_RUN;
+                return Some(Input::Oldest { batches, end });
             }
             Effect::Published { id, places, .. } => self.check_published(machine, id, places[0].first_seq),
             Effect::Acked { id, peers, .. } => self.check_acked(machine, id, peers),

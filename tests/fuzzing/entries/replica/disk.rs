@@ -174,14 +174,8 @@ impl Disk {
     }
 
     pub(super) fn oldest(&self, after: Arrival, limit: usize) -> (Vec<OldBatch>, bool) {
-        let old = |(arrival, batch): (&u64, &VerifiedBatch)| OldBatch {
-            arrival: Arrival(*arrival),
-            log: log_of(batch),
-            first_seq: batch.header().first_seq,
-            last_seq: batch.header().last_seq(),
-            hash: batch.hash(),
-            last_hlc: batch.header().last_hlc,
-            bytes: batch.bytes().len() as u64,
+        let old = |(arrival, batch): (&u64, &VerifiedBatch)| {
+            OldBatch::of(Arrival(*arrival), batch, batch.bytes().len() as u64)
         };
         let batches: Vec<_> = self.stored.range(after.0 + 1..).take(limit).map(old).collect();
         let end = batches.len() < limit;
