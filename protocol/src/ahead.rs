@@ -98,6 +98,13 @@ impl Ahead {
         self.take(key, places)
     }
 
+    /// Takes out the batches of a log that a condition holds for, in rising order.
+    pub fn take_where(&mut self, key: &LogKey, holds: impl Fn(&VerifiedBatch) -> bool) -> Vec<VerifiedBatch> {
+        let Some(log) = self.logs.get(key) else { return Vec::new() };
+        let places = log.batches.iter().filter(|(_, batch)| holds(batch)).map(|(at, _)| *at).collect();
+        self.take(key, places)
+    }
+
     /// Takes out the batch of this hash.
     pub fn take_hash(&mut self, key: &LogKey, hash: &BatchHash) -> Option<VerifiedBatch> {
         let place = *self.logs.get(key)?.batches.keys().find(|(_, found)| found == hash)?;

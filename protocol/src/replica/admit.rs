@@ -26,6 +26,12 @@ pub(super) fn advance(record: &mut LogRecord, batch: &VerifiedBatch) {
     record.bytes += batch.bytes().len() as u64;
 }
 
+/// Whether the batch was here and was pruned. What a restored author publishes below the floor is younger.
+fn has_pruned(record: &LogRecord, batch: &VerifiedBatch) -> bool {
+    let header = batch.header();
+    header.last_seq() <= record.floor && header.last_hlc <= record.floor_hlc
+}
+
 fn log_of(batch: &VerifiedBatch) -> LogKey {
     LogKey { topic: batch.header().topic.clone(), author: batch.header().author }
 }
@@ -107,7 +113,10 @@ impl<S: Signer> Replica<S> {
         if (known || self.recent.contains(hash)) && !self.planted.is(Fault::SkipDuplicateSuppression) {
             self.recent.insert(*hash);
             self.close_hole(&log, hash);
-            self.wants.settle(&log, &place_of(&batch));
+            // What came in by another way meanwhile, and is on its way to the disk, is settled when it is durable.
+            if !self.is_being_written(&log, hash) {
+                self.wants.settle(&log, &place_of(&batch));
+            }
             return;
         }
         self.look_for_cheat(&log, &batch, siblings);
@@ -137,10 +146,13 @@ impl<S: Signer> Replica<S> {
         self.wants.deny(log, &place_of(batch), &peer);
     }
 
-    /// Whether this node had the batch and pruned it. What a restored author publishes below the floor is younger.
+    fn is_being_written(&self, log: &LogKey, hash: &BatchHash) -> bool {
+        let mut under_way = self.writes.iter().flat_map(|write| &write.admitted);
+        under_way.any(|other| other.place.1 == *hash && other.log == *log)
+    }
+
     fn is_pruned(&self, log: &LogKey, batch: &VerifiedBatch) -> bool {
-        let header = batch.header();
-        self.latest(log).is_some_and(|record| header.last_seq() <= record.floor && header.last_hlc <= record.floor_hlc)
+        self.latest(log).is_some_and(|record| has_pruned(record, batch))
     }
 
     /// Leaves a pruned batch where it is: gone. What waits for it may follow it all the same.
@@ -151,6 +163,15 @@ impl<S: Signer> Replica<S> {
         let children = self.ahead.take_children(log, tip.seq, &tip.hash);
         let record = self.latest_or_new(log);
         self.admit_onto(log, record, children.into_iter().map(|child| (child, Some(tip))).collect());
+    }
+
+    /// The log's floor rose: what waits below it is gone too, with what it waits for, and what follows may be admitted.
+    pub(super) fn pass_waiting(&mut self, log: &LogKey) {
+        let Some(record) = self.latest(log).cloned() else { return };
+        for batch in self.ahead.take_where(log, |batch| has_pruned(&record, batch)) {
+            self.pass_pruned(log, &batch);
+            self.admit_above_hole(log, parent_of(&batch));
+        }
     }
 
     /// The upper end of a hole turned out to be here: the hole is none.

@@ -192,8 +192,10 @@ impl<S: Signer> Replica<S> {
     /// Writes what was pruned. Nothing more is pruned until that is durable.
     pub(super) fn write_pruned(&mut self, mut set: WriteSet, records: BTreeMap<LogKey, LogRecord>) {
         set.logs = records.into_values().filter(|record| self.latest(&record.key) != Some(record)).collect();
+        let logs: Vec<LogKey> = set.logs.iter().map(|record| record.key.clone()).collect();
         self.write(set, super::publish::OwnWrite::default(), Vec::new());
         self.pruning.token = self.last_token;
+        logs.iter().for_each(|log| self.pass_waiting(log));
     }
 
     /// Whether it is of this node, and no peer has said to have it.

@@ -17,13 +17,13 @@ use crate::node::{SimNode, Stamp};
 
 const WALL_MS: u64 = 1_700_000_000_000;
 
-fn at(mono_ms: u64) -> Now {
+pub(crate) fn at(mono_ms: u64) -> Now {
     Now { mono_ms, wall_ms: WALL_MS + mono_ms }
 }
 
 /// A node with a link to a peer that has said hello and told that it has nothing.
-fn linked() -> (SimNode, Author) {
-    let mut node = SimNode::new(1, u64::MAX);
+pub(crate) fn linked(cap_bytes: u64) -> (SimNode, Author) {
+    let mut node = SimNode::new(1, cap_bytes);
     let peer = Stamp::of(2).author();
     node.link_ids.insert(peer, 1);
     node.handle(at(0), Input::LinkUp { peer, link: 1, nonce: 1, memory: None });
@@ -72,7 +72,7 @@ fn wanted(node: &SimNode) -> usize {
 
 #[test]
 fn what_only_a_peer_that_is_gone_spoke_of_is_given_up() {
-    let (mut node, peer) = linked();
+    let (mut node, peer) = linked(u64::MAX);
     node.frame(at(10), peer, promises(0..100));
     assert_eq!(wanted(&node), 100);
     node.handle(at(20), Input::LinkDown { peer, link: 1 });
@@ -84,7 +84,7 @@ fn what_only_a_peer_that_is_gone_spoke_of_is_given_up() {
 
 #[test]
 fn one_peer_has_us_want_no_more_than_its_share() {
-    let (mut node, peer) = linked();
+    let (mut node, peer) = linked(u64::MAX);
     for page in 0..50 {
         node.frame(at(10 + page), peer, promises(page * 2_000..(page + 1) * 2_000));
     }
@@ -96,7 +96,7 @@ fn one_peer_has_us_want_no_more_than_its_share() {
 
 #[test]
 fn a_peer_that_answers_pulls_with_nothing_is_sent_away_and_its_promises_are_forgotten() {
-    let (mut node, peer) = linked();
+    let (mut node, peer) = linked(u64::MAX);
     let mut effects = node.frame(at(10), peer, promises(0..1_000));
     let mut now_ms = 20;
     let reason = loop {
@@ -115,7 +115,7 @@ fn a_peer_that_answers_pulls_with_nothing_is_sent_away_and_its_promises_are_forg
 
 #[test]
 fn a_peer_that_never_answers_pulls_is_sent_away() {
-    let (mut node, peer) = linked();
+    let (mut node, peer) = linked(u64::MAX);
     node.frame(at(10), peer, promises(0..1_000));
     let mut now_ms = 10;
     let reason = loop {
@@ -131,7 +131,7 @@ fn a_peer_that_never_answers_pulls_is_sent_away() {
 
 #[test]
 fn heads_that_were_not_asked_for_with_sums_are_not_told() {
-    let (mut node, peer) = linked();
+    let (mut node, peer) = linked(u64::MAX);
     node.publish(at(10), "a", 1);
     node.sync(at(20));
     let told = |effects: &[Effect]| {
@@ -146,14 +146,14 @@ fn heads_that_were_not_asked_for_with_sums_are_not_told() {
     assert_eq!(told(&node.handle(at(3_000), Input::Tick)), 0);
 }
 
-fn seal(signer: &Stamp, incarnation: u64, link: Link, id: &str) -> VerifiedBatch {
+pub(crate) fn seal(signer: &Stamp, incarnation: u64, link: Link, id: &str) -> VerifiedBatch {
     let event = Event { kind: "t".into(), id: id.into(), source: "s".into(), ..Event::default() };
     let stamp = Hlc(Hlc::from_ms(WALL_MS).0 + link.seq + 1);
     let topic = Topic::new("a").unwrap();
     batch::seal(signer, &topic, Incarnation(incarnation), link, stamp, &[event.encode().unwrap()])
 }
 
-fn after(batch: &VerifiedBatch) -> Link {
+pub(crate) fn after(batch: &VerifiedBatch) -> Link {
     Link { seq: batch.tip().seq, parent: batch.hash() }
 }
 

@@ -6,6 +6,7 @@ mod clocks;
 mod floods;
 mod hostile;
 mod liars;
+mod lines;
 mod node;
 mod rules;
 mod transactions;
