@@ -382,9 +382,10 @@ impl<S: Signer> Replica<S> {
     pub(super) fn note_announced(&mut self, peer: Author, head: &Head) {
         let Head { log: LogKey { topic, .. }, floor, holes_to, tips } = head;
         let Some(line) = self.own.lines.get_mut(topic) else { return };
-        let heard = |place: &&(u64, BatchHash)| tips.contains(place) || self.planted.is(Fault::CountAcksTooHigh);
-        let covered = line.recent.iter().rev().find(heard).map(|place| place.0);
-        let Some(covered) = covered else { return };
+        // A line rises, so a batch of it is found without a look at each.
+        let heard = tips.iter().filter(|place| line.recent.binary_search(place).is_ok()).map(|place| place.0).max();
+        let all = line.recent.back().filter(|_| self.planted.is(Fault::CountAcksTooHigh)).map(|place| place.0);
+        let Some(covered) = all.or(heard) else { return };
         // What a peer never had is not announced, but what it pruned it had.
         if *holes_to <= line.announced {
             line.announced = line.announced.max(covered);
