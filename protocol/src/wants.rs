@@ -6,10 +6,12 @@
 //! comes does not connect to what is here, the log forked further down, and the next pull starts twice as far back.
 
 mod pulls;
+mod small_map;
 mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use small_map::SmallMap;
 use tally::{Tally, Want};
 
 use crate::frame::Range;
@@ -46,11 +48,11 @@ pub type Place = (u64, BatchHash);
 
 #[derive(Debug, Default)]
 struct LogWants {
-    places: BTreeMap<Place, Want>,
-    /// Floors that peers announced with their heads.
-    floors: BTreeMap<Author, u64>,
+    places: SmallMap<Place, Want>,
+    /// Floors that peers announced with their heads, but those at 0.
+    floors: SmallMap<Author, u64>,
     /// Peers not to ask for now, until when, and for how long they were avoided.
-    avoided: BTreeMap<Author, (u64, u64)>,
+    avoided: SmallMap<Author, (u64, u64)>,
     /// How much further back the next pull starts.
     back: u64,
     /// Where the present range ends, and how far its pulls have come, whether what they brought connects or not.
@@ -98,7 +100,7 @@ impl Wants {
         let tally = &mut self.tally;
         let wants = self.logs.entry(log.clone()).or_default();
         wants.places.retain(|place, want| {
-            if want.inner || places.contains(place) || !want.peers.contains(&peer) {
+            if want.inner || places.contains(place) || !want.peers.contains_key(&peer) {
                 return true;
             }
             // What takes its place is as old as it, for those who wait for all that was known at some time; and as due,
@@ -120,7 +122,7 @@ impl Wants {
             if !room {
                 break;
             }
-            let want = wants.places.entry(*place).or_insert_with(|| {
+            let want = wants.places.get_or_insert_with(*place, || {
                 tally.all += 1;
                 Want::new(serial, due_ms, false)
             });
@@ -128,7 +130,9 @@ impl Wants {
             want.serial = want.serial.min(serial);
             tally.add_source(want, peer);
         }
-        if wants.places.values().any(|want| want.peers.contains(&peer)) {
+        if floor == 0 {
+            wants.floors.remove(&peer);
+        } else if wants.places.values().any(|want| want.peers.contains_key(&peer)) {
             wants.floors.insert(peer, floor);
         }
         self.tidy(log);
@@ -147,7 +151,7 @@ impl Wants {
         self.last_serial += 1;
         let serial = self.last_serial;
         let tally = &mut self.tally;
-        let want = self.logs.entry(log.clone()).or_default().places.entry(place).or_insert_with(|| {
+        let want = self.logs.entry(log.clone()).or_default().places.get_or_insert_with(place, || {
             tally.all += 1;
             Want::new(serial, due_ms, true)
         });
@@ -160,7 +164,7 @@ impl Wants {
     #[must_use]
     pub fn is_promised(&self, log: &LogKey, place: &Place, peer: &Author) -> bool {
         let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
-        want.is_some_and(|want| !want.inner && want.peers.contains(peer))
+        want.is_some_and(|want| !want.inner && want.peers.contains_key(peer))
     }
 
     /// Whether a pull brought the batch, though it is not here: there was no room for it, or it did not connect.
@@ -208,7 +212,7 @@ impl Wants {
     #[must_use]
     pub fn announcers(&self, log: &LogKey) -> Vec<(Author, u64)> {
         let Some(wants) = self.logs.get(log) else { return Vec::new() };
-        let peers: BTreeSet<_> = wants.places.values().flat_map(|want| want.peers.iter().copied()).collect();
+        let peers: BTreeSet<_> = wants.places.values().flat_map(|want| want.peers.keys().copied()).collect();
         peers.into_iter().map(|peer| (peer, wants.floors.get(&peer).copied().unwrap_or(0))).collect()
     }
 
@@ -216,7 +220,7 @@ impl Wants {
     #[must_use]
     pub fn sources(&self, log: &LogKey, place: &Place) -> Vec<Author> {
         let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
-        want.map(|want| want.peers.iter().copied().collect()).unwrap_or_default()
+        want.map(|want| want.peers.keys().copied().collect()).unwrap_or_default()
     }
 
     /// The batch is being written: it is not pulled again.
@@ -236,7 +240,7 @@ impl Wants {
     pub fn settle(&mut self, log: &LogKey, place: &Place) {
         if let Some(wants) = self.logs.get_mut(log) {
             if let Some(want) = wants.places.remove(place) {
-                self.tally.forget(want);
+                self.tally.forget(&want);
             }
             self.tidy(log);
         }
@@ -246,7 +250,7 @@ impl Wants {
     pub fn deny(&mut self, log: &LogKey, place: &Place, peer: &Author) {
         if let Some(want) = self.logs.get_mut(log).and_then(|wants| wants.places.get_mut(place)) {
             self.tally.remove_source(want, peer);
-            want.denied.insert(*peer);
+            want.denied.insert(*peer, ());
         }
     }
 
@@ -254,7 +258,7 @@ impl Wants {
     #[must_use]
     pub fn was_denied(&self, log: &LogKey, place: &Place, peer: &Author) -> bool {
         let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
-        want.is_some_and(|want| want.denied.contains(peer))
+        want.is_some_and(|want| want.denied.contains_key(peer))
     }
 
     /// What is wanted of a log and not being written yet.
@@ -276,7 +280,7 @@ impl Wants {
         self.logs.retain(|log, wants| {
             let keep = keep(log);
             if !keep {
-                std::mem::take(&mut wants.places).into_values().for_each(|want| tally.forget(want));
+                std::mem::take(&mut wants.places).into_values().for_each(|want| tally.forget(&want));
             }
             keep
         });
@@ -361,8 +365,12 @@ impl Wants {
     #[must_use]
     pub fn behind(&self, peer: &Author, last_seq: impl Fn(&LogKey) -> u64) -> u64 {
         let of_peer = |(log, wants): (&LogKey, &LogWants)| {
-            let top =
-                wants.places.iter().filter(|(_, want)| want.peers.contains(peer)).map(|(place, _)| place.0).max()?;
+            let top = wants
+                .places
+                .iter()
+                .filter(|(_, want)| want.peers.contains_key(peer))
+                .map(|(place, _)| place.0)
+                .max()?;
             Some(top.saturating_sub(last_seq(log)).max(1))
         };
         self.logs.iter().filter_map(of_peer).fold(0, u64::saturating_add)
@@ -371,7 +379,7 @@ impl Wants {
     /// Whether the peer has anything that is wanted and was known when `serial` was the newest.
     #[must_use]
     pub fn has_since(&self, peer: &Author, serial: u64) -> bool {
-        let old = |want: &Want| want.serial <= serial && want.peers.contains(peer);
+        let old = |want: &Want| want.serial <= serial && want.peers.contains_key(peer);
         self.logs.values().any(|wants| wants.places.values().any(old))
     }
 

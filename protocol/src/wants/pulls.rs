@@ -82,7 +82,7 @@ impl Wants {
             let asked = |peer: &&Author| wants.avoided.get(*peer).is_none_or(|(until, _)| *until <= now_ms);
             let free = |peer: &Author| busy.get(peer).copied().unwrap_or(0);
             let found = wanted.into_iter().find_map(|(place, want)| {
-                let peer = want.peers.iter().filter(asked).min_by_key(|peer| free(peer))?;
+                let peer = want.peers.keys().filter(asked).min_by_key(|peer| free(peer))?;
                 (free(peer) < MAX_PULLS_PER_PEER).then_some((place, *peer))
             });
             if let Some((place, peer)) = found {

@@ -1,20 +1,21 @@
 //! One want, and how many there are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::small_map::SmallMap;
 use super::{MAX_WANTS, MAX_WANTS_OF_PEER};
 use crate::ids::Author;
 
 /// A batch that is wanted.
 #[derive(Debug)]
 pub(super) struct Want {
-    pub(super) peers: BTreeSet<Author>,
+    pub(super) peers: SmallMap<Author, ()>,
     pub(super) serial: u64,
     pub(super) due_ms: u64,
     /// It is being written.
     pub(super) arriving: bool,
     /// Peers that said that they lack it.
-    pub(super) denied: BTreeSet<Author>,
+    pub(super) denied: SmallMap<Author, ()>,
     /// Not announced as a tip but found missing, so that a new announcement does not take it back.
     pub(super) inner: bool,
     /// A pull brought it, whatever became of it.
@@ -25,7 +26,7 @@ pub(super) struct Want {
 
 impl Want {
     pub(super) fn new(serial: u64, due_ms: u64, inner: bool) -> Self {
-        let (peers, denied) = (BTreeSet::new(), BTreeSet::new());
+        let (peers, denied) = (SmallMap::default(), SmallMap::default());
         Self { peers, serial, due_ms, arriving: false, denied, inner, came: false, orphaned_ms: None }
     }
 }
@@ -44,27 +45,30 @@ impl Tally {
 
     pub(super) fn add_source(&mut self, want: &mut Want, peer: Author) {
         want.orphaned_ms = None;
-        if want.peers.insert(peer) {
+        if want.peers.insert(peer, ()).is_none() {
             *self.by_peer.entry(peer).or_default() += 1;
         }
     }
 
     pub(super) fn remove_source(&mut self, want: &mut Want, peer: &Author) -> bool {
-        let removed = want.peers.remove(peer);
-        if removed && let Some(count) = self.by_peer.get_mut(peer) {
+        let removed = want.peers.remove(peer).is_some();
+        if removed {
+            self.release(peer);
+        }
+        removed
+    }
+
+    fn release(&mut self, peer: &Author) {
+        if let Some(count) = self.by_peer.get_mut(peer) {
             *count -= 1;
             if *count == 0 {
                 self.by_peer.remove(peer);
             }
         }
-        removed
     }
 
-    pub(super) fn forget(&mut self, mut want: Want) {
+    pub(super) fn forget(&mut self, want: &Want) {
         self.all -= 1;
-        for peer in std::mem::take(&mut want.peers) {
-            want.peers.insert(peer);
-            self.remove_source(&mut want, &peer);
-        }
+        want.peers.keys().for_each(|peer| self.release(peer));
     }
 }
