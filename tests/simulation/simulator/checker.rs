@@ -57,7 +57,7 @@ impl fmt::Display for Promise {
             Self::SameOrderEverywhere => "the total order is the same everywhere",
             Self::HolesAreReal => "what is called missing is nowhere to be had",
             Self::HonestNotAccused => "an honest node is not accused",
-            Self::Bounded => "memory is bounded",
+            Self::Bounded => "memory and work are bounded",
         })
     }
 }

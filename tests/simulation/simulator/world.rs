@@ -27,6 +27,8 @@ use super::plan::{Action, Plan, RuleChange, TOPICS};
 const CONVERGENCE_MS: u64 = 240_000;
 /// How often it is looked whether it has.
 const LOOK_MS: u64 = 500;
+/// Events of virtual time in one run. Ten thousand are usual.
+const MAX_HAPPENINGS: u64 = 1_000_000;
 /// Batches that one look for prunable ones brings.
 const OLDEST_RUN: usize = 16;
 /// Bytes of batches in one frame of an answer to a pull.
@@ -181,6 +183,9 @@ impl<'a> World<'a> {
             self.now_ms = at_ms;
             let Some(event) = self.events.remove(&serial) else { continue };
             self.report.happenings += 1;
+            if self.report.happenings > MAX_HAPPENINGS {
+                self.fail(Promise::Bounded, format!("{MAX_HAPPENINGS} things have happened, and it goes on"));
+            }
             self.happen(event);
             if self.done || self.checker.violation.is_some() {
                 return;
