@@ -46,6 +46,8 @@ pub(super) struct Pruning {
     /// What logs above their share may keep, while a greedy pass goes on.
     shares: Option<BTreeMap<LogKey, u64>>,
     retry_at_ms: u64,
+    /// Peers are asked what they hold from then on. Each answer may lead to a pass, so a pass may not lead to questions.
+    ask_at_ms: u64,
     /// Nothing more can be pruned and the reserve is being used.
     tight: bool,
     /// The cap was exceeded, and the target is not reached yet.
@@ -97,9 +99,8 @@ impl<S: Signer> Replica<S> {
 
     pub(super) fn prune_if_full(&mut self) {
         if self.batch_bytes <= self.target_bytes() {
-            let after = self.pruning.after;
-            let (listing, token) = (self.pruning.listing, self.pruning.token);
-            self.pruning = Pruning { listing, token, after, ..Pruning::default() };
+            let Pruning { listing, token, after, ask_at_ms, .. } = self.pruning;
+            self.pruning = Pruning { listing, token, after, ask_at_ms, ..Pruning::default() };
         }
         self.pruning.begun |= self.batch_bytes > self.cap_bytes;
         if !self.pruning.begun {
@@ -170,13 +171,20 @@ impl<S: Signer> Replica<S> {
                 Pass::GreedyTips => pruning.pass = Pass::Oldest,
                 Pass::Oldest => pruning.pass = Pass::Tips,
                 Pass::Tips => {
-                    pruning.tight = true;
-                    pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
-                    let live = self.links.iter().filter(|(_, link)| link.is_live());
-                    let live: Vec<_> = live.map(|(peer, _)| *peer).collect();
-                    live.into_iter().for_each(|peer| self.ask_announced(peer));
+                    self.pruning.tight = true;
+                    self.pruning.retry_at_ms = self.now.mono_ms + RETRY_MS;
+                    self.ask_live_peers();
                 }
             }
+        }
+    }
+
+    fn ask_live_peers(&mut self) {
+        if self.pruning.ask_at_ms <= self.now.mono_ms {
+            self.pruning.ask_at_ms = self.now.mono_ms + RETRY_MS;
+            let live = self.links.iter().filter(|(_, link)| link.is_live());
+            let live: Vec<_> = live.map(|(peer, _)| *peer).collect();
+            live.into_iter().for_each(|peer| self.ask_announced(peer));
         }
     }
 

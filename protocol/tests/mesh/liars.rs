@@ -146,6 +146,31 @@ fn heads_that_were_not_asked_for_with_sums_are_not_told() {
     assert_eq!(told(&node.handle(at(3_000), Input::Tick)), 0);
 }
 
+#[test]
+fn a_full_node_asks_what_peers_hold_of_its_events_once_in_a_while_however_often_they_say() {
+    let (mut node, peer) = linked(4_000);
+    for round in 0..50 {
+        node.publish(at(10 + round), "a", 5);
+        node.sync(at(10 + round));
+        node.handle(at(10 + round), Input::Tick);
+    }
+    assert!(node.replica.is_full());
+    let first = node.batches()[0].clone();
+    let log = LogKey { topic: Topic::new("a").unwrap(), author: node.author() };
+    let head = Head { log, floor: 0, holes_to: 0, tips: vec![(first.tip().seq, first.hash())] };
+    let mut asked = 0;
+    for round in 0..500 {
+        let heads = Frame::Heads { heads: vec![head.clone()], upto: None, events: 5 };
+        let mut effects = node.frame(at(100 + round), peer, heads);
+        effects.extend(node.publish(at(100 + round), "a", 5));
+        effects.extend(node.sync(at(100 + round)));
+        effects.extend(node.handle(at(100 + round), Input::Tick));
+        let is_question = |effect: &&Effect| matches!(effect, Effect::Send { frame: Frame::Want { .. }, .. });
+        asked += effects.iter().filter(is_question).count();
+    }
+    assert!(asked <= 1, "{asked} questions in half a second");
+}
+
 pub(crate) fn seal(signer: &Stamp, incarnation: u64, link: Link, id: &str) -> VerifiedBatch {
     let event = Event { kind: "t".into(), id: id.into(), source: "s".into(), ..Event::default() };
     let stamp = Hlc(Hlc::from_ms(WALL_MS).0 + link.seq + 1);
