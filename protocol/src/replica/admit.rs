@@ -260,7 +260,7 @@ impl<S: Signer> Replica<S> {
         if self.planted.is(Fault::DeliverOutOfOrder) {
             set.batches.reverse();
         }
-        if record.lines() > 1 && self.logs.get(log).is_none_or(|old| old.lines() < record.lines()) {
+        if record.lines() > 1 && self.latest(log).is_none_or(|old| old.lines() < record.lines()) {
             self.effects.push(Effect::Notice(Notice::Forked { log: log.clone(), tips: record.lines() }));
         }
         set.logs.push(record);

@@ -230,6 +230,25 @@ fn a_restored_author_is_no_cheat() {
 }
 
 #[test]
+fn a_second_line_is_told_of_once_while_the_disk_is_slow() {
+    let author = Stamp::of(9);
+    let first = seal(&author, 1, Link::default(), "first");
+    let (one, second) = (seal(&author, 1, after(&first), "one"), seal(&author, 2, after(&first), "second"));
+    let more = [seal(&author, 1, after(&one), "one more"), seal(&author, 2, after(&second), "second more")];
+    let mut node = SimNode::new(1, u64::MAX);
+    let source = Source::Gossip(Stamp::of(2).author());
+    node.handle(at(10), Input::Batch { batch: first, source });
+    node.sync(at(20));
+    let mut effects = Vec::new();
+    for batch in [vec![one, second], more.to_vec()].concat() {
+        effects.extend(node.handle(at(30), Input::Batch { batch, source }));
+    }
+    effects.extend(node.sync(at(40)));
+    let told = effects.iter().filter(|effect| matches!(effect, Effect::Notice(Notice::Forked { tips: 2, .. })));
+    assert_eq!((told.count(), node.contents().len()), (1, 5));
+}
+
+#[test]
 fn a_flood_is_pruned_before_anybody_else_s_events() {
     let mut mesh = SimMesh::of(vec![SimNode::new(1, u64::MAX), SimNode::new(2, u64::MAX), SimNode::new(3, 60_000)]);
     mesh.link(0, 2);
