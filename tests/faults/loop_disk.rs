@@ -60,11 +60,12 @@ impl LoopDisk {
         run(Command::new("perl").args(["-e", CUT]).arg(&self.mount));
     }
 
-    /// Another program takes all room but so many bytes.
+    /// Another program takes all room but so many bytes, of which there have to be more.
     #[track_caller]
     pub(crate) fn fill_but(&self, left_bytes: u64) {
         let free_bytes = self.free_bytes();
-        let length = free_bytes.saturating_sub(left_bytes).to_string();
+        assert!(left_bytes < free_bytes, "only {free_bytes} bytes are free");
+        let length = (free_bytes - left_bytes).to_string();
         run(Command::new("fallocate").args(["-l", &length]).arg(self.filler()));
     }
 
@@ -79,10 +80,12 @@ impl LoopDisk {
         assert_eq!(self.free_bytes(), 0);
     }
 
-    /// It gives the room back.
+    /// It gives the room back, for good: without the sync, a cut of the power would bring the filler back.
     #[track_caller]
     pub(crate) fn empty(&self) {
         fs::remove_file(self.filler()).expect("the filler");
+        let folder = fs::File::open(&self.mount).expect("the folder of the disk");
+        folder.sync_all().expect("the filler is gone for good");
     }
 
     #[track_caller]
