@@ -144,6 +144,19 @@ impl Mesh {
         self.network.assert_no_bypass();
     }
 
+    /// Waits until these nodes are in sync with all that they are linked to. Unlike [`Self::converge`] also where their
+    /// rules differ, so that they do not hold the same.
+    #[track_caller]
+    pub(crate) fn agree(&self, nodes: impl IntoIterator<Item = usize>) {
+        for node in nodes {
+            self[node].cli(&["wait", "--converged", "--timeout", DEADLINE_ARG]).expect(exit::OK);
+            eventually(&format!("node {node} is in sync with its peers"), || {
+                let status = self[node].status();
+                status.peers().iter().all(|id| status.peer(id).is_some_and(|peer| peer.in_sync))
+            });
+        }
+    }
+
     /// Waits until each of these nodes holds `count` events of a topic.
     #[track_caller]
     pub(crate) fn count(&self, topic: &str, count: usize, nodes: impl IntoIterator<Item = usize>) {
