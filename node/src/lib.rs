@@ -6,6 +6,7 @@ pub mod bench;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;
+pub mod consumers;
 pub mod cursor;
 pub mod daemon;
 pub mod dev;

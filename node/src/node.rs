@@ -573,6 +573,18 @@ impl Node {
         Ok(self.call(|reply| Call::SetRule(pattern, None, reply)).await??)
     }
 
+    /// Subscribes to a pattern, for good, unless the node does already, or to all there is.
+    pub(crate) async fn cover(&self, pattern: Pattern) -> Result<(), CallError> {
+        let patterns = self.call(Call::Facts).await?.interest.patterns;
+        let all = !pattern.as_str().starts_with('_') && patterns.contains(&Pattern::all());
+        if all || patterns.contains(&pattern) { Ok(()) } else { self.join_topics(pattern).await }
+    }
+
+    /// The nodes whose records name a pattern, each with whether it is linked.
+    pub(crate) async fn subscribers(&self, pattern: Pattern) -> Result<Vec<(Author, bool)>, CallError> {
+        self.call(|reply| Call::Subscribers(pattern, reply)).await
+    }
+
     /// Ends a subscription, for good. False if there was none.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub mod arrival_times;
 pub mod batch;
 pub mod codec;
 pub mod conduct;
+pub mod consumer;
 pub mod event;
 pub mod frame;
 pub mod heads;

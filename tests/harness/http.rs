@@ -64,6 +64,16 @@ impl Http {
         answer.unwrap_or_else(|error| panic!("{path}: {error:?}"))
     }
 
+    /// Posts a body; none when the connection fails or breaks before the whole answer is there.
+    pub(crate) fn try_post(&self, path: &str, content_type: &str, body: impl Into<Vec<u8>>) -> Option<u16> {
+        let request = self.client.post(format!("{}{path}", self.base)).header(header::CONTENT_TYPE, content_type);
+        self.runtime.block_on(async {
+            let response = request.body(body.into()).timeout(DEADLINE).send().await.ok()?;
+            let status = response.status().as_u16();
+            response.bytes().await.ok().map(|_| status)
+        })
+    }
+
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], "")

@@ -7,6 +7,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod consumers;
+mod consumers_cli;
+mod consumers_group;
 mod description;
 mod needs;
 mod operate;

@@ -15,6 +15,7 @@ use super::types::{
     AddPeer, BATCH_CONTENT_TYPE, BackedUp, BackupRequest, Compacted, DEFAULT_ACK_TIMEOUT_MS, EventsQuery, Imported,
     NDJSON_CONTENT_TYPE, PatternRule, Problem, PublishOptions, Published, Removed, TopicRule, VerifyLine,
 };
+use crate::consumers::{ConsumerConfig, ConsumerInfo, Letter};
 use crate::home::Home;
 use crate::status::{Converged, HoleStatus, NodeStatus};
 
@@ -239,6 +240,82 @@ impl Client {
     pub async fn block_peer(&self, peer: &str, blocked: bool) -> Result<()> {
         let method = if blocked { Method::PUT } else { Method::DELETE };
         self.done(self.request(method, &["peers", peer, "block"])).await
+    }
+
+    // ---- consumers
+
+    /// All consumers of the node.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
+        self.call(self.request(Method::GET, &["consumers"])).await
+    }
+
+    /// One consumer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn consumer(&self, name: &str) -> Result<ConsumerInfo> {
+        self.call(self.request(Method::GET, &["consumers", name])).await
+    }
+
+    /// Creates a consumer, or changes how an existing one delivers.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn put_consumer(&self, name: &str, config: &ConsumerConfig) -> Result<ConsumerInfo> {
+        self.call(self.request(Method::PUT, &["consumers", name]).json(config)).await
+    }
+
+    /// Removes a consumer. False if there was none.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn remove_consumer(&self, name: &str) -> Result<bool> {
+        let removed: Removed = self.call(self.request(Method::DELETE, &["consumers", name])).await?;
+        Ok(removed.removed)
+    }
+
+    /// Posts to a consumer, and reads what it answers.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ask_consumer(&self, name: &str, what: &[&str], body: &impl Serialize) -> Result<serde_json::Value> {
+        let path = [&["consumers", name], what].concat();
+        self.call(self.request(Method::POST, &path).json(body)).await
+    }
+
+    /// The next event of a consumer as a CloudEvent in JSON, if one comes in time.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn fetch(&self, name: &str, wait: Duration) -> Result<Option<Box<serde_json::value::RawValue>>> {
+        #[derive(serde::Deserialize)]
+        struct Fetched {
+            events: Vec<Box<serde_json::value::RawValue>>,
+        }
+        let request = self.request(Method::POST, &["consumers", name, "fetch"]);
+        let request = request.query(&[("max", 1), ("wait_ms", wait.as_millis() as u64)]);
+        let limit = self.timeout.map(|limit| limit + wait);
+        let fetched: Fetched = self.within(limit, async { self.read(self.send(request).await?).await }).await?;
+        Ok(fetched.events.into_iter().next())
+    }
+
+    /// Dead letters of a consumer, the oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn dead(&self, name: &str, after: u64) -> Result<Vec<Letter>> {
+        self.call(self.request(Method::GET, &["consumers", name, "dead"]).query(&[("after", after)])).await
+    }
+
+    /// One dead letter with its event.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn dead_letter(&self, name: &str, number: u64) -> Result<serde_json::Value> {
+        self.call(self.request(Method::GET, &["consumers", name, "dead", &number.to_string()])).await
     }
 
     // ---- the log

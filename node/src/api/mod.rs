@@ -5,6 +5,7 @@
 //! [`types::Problem`].
 
 pub mod client;
+mod consumers;
 mod events;
 mod guard;
 mod health;

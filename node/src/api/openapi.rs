@@ -20,9 +20,11 @@ pub(super) const NODE: &str = "node";
 pub(super) const PEERS: &str = "peers";
 pub(super) const LOG: &str = "log";
 pub(super) const WATCH: &str = "watch";
+pub(super) const CONSUMERS: &str = "consumers";
 
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     (EVENTS, "Publishing and reading events"),
+    (CONSUMERS, "Durable consumers: deliveries that are acknowledged"),
     (NODE, "The node and what it subscribes to"),
     (PEERS, "Whom the node is linked to"),
     (LOG, "What the node holds, as a whole"),
@@ -91,4 +93,8 @@ pub(super) struct CloudEvent {
     rdlarrival: Option<String>,
     /// Set by the node that is read from: its stamp.
     rdlhlc: Option<String>,
+    /// Set when a consumer delivers it: by this it is acknowledged.
+    rdlcursor: Option<String>,
+    /// Set when a consumer delivers it: the how-manieth time.
+    rdlattempt: Option<u32>,
 }

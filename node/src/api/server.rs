@@ -24,7 +24,8 @@ use utoipa_axum::routes;
 use super::problem::ApiError;
 use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
-use super::{events, health, log, openapi, peers, publish, rules};
+use super::{consumers, events, health, log, openapi, peers, publish, rules};
+use crate::consumers::Consumers;
 use crate::node::Node;
 use crate::status::{ApiInfo, Converged, HoleStatus, NodeStatus};
 
@@ -46,6 +47,7 @@ pub struct ServerError {
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) node: Node,
+    pub(super) consumers: Consumers,
     /// The source of events that name none.
     pub(super) source: Arc<str>,
     /// Cancelled when streams have to end.
@@ -95,7 +97,9 @@ impl Server {
         let (verifying, streams) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(MAX_STREAMS)));
         let tcp = Arc::new(OnceLock::new());
         let (closes, asks) = (closing.clone(), asked.clone());
-        let router = router(Api { node, source, closing: closes, asked: asks, verifying, streams, tcp: tcp.clone() });
+        let consumers = Consumers::start(node.clone());
+        let router =
+            router(Api { node, consumers, source, closing: closes, asked: asks, verifying, streams, tcp: tcp.clone() });
         let serve = axum::serve(listener, router.clone()).with_graceful_shutdown(closing.clone().cancelled_owned());
         let (socket, task, connections) = (socket.to_owned(), tokio::spawn(async { serve.await }), TaskTracker::new());
         Ok(Self { socket, closing, asked, task, router, tcp, connections })
@@ -176,6 +180,19 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(shutdown))
         .routes(routes!(publish::publish))
         .routes(routes!(events::stream))
+        .routes(routes!(consumers::list))
+        .routes(routes!(consumers::put, consumers::get, consumers::remove))
+        .routes(routes!(consumers::seek))
+        .routes(routes!(consumers::lag))
+        .routes(routes!(consumers::fetch))
+        .routes(routes!(consumers::follow))
+        .routes(routes!(consumers::ack))
+        .routes(routes!(consumers::nack))
+        .routes(routes!(consumers::extend))
+        .routes(routes!(consumers::commit))
+        .routes(routes!(consumers::dead))
+        .routes(routes!(consumers::dead_letter))
+        .routes(routes!(consumers::redrive))
         .routes(routes!(peers::join_topics, peers::leave_topics))
         .routes(routes!(rules::list))
         .routes(routes!(rules::show, rules::set, rules::unset))

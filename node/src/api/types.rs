@@ -126,6 +126,14 @@ pub enum Code {
     FileExists,
     /// What was asked for is being done already, and only once at a time.
     Busy,
+    /// A consumer of that name takes other events, or cannot be changed so.
+    ConsumerExists,
+    /// A cursor is of another store than this node's.
+    OtherStore,
+    /// A cursor names no event that the consumer delivered.
+    NotDelivered,
+    /// What was to be committed was acknowledged or committed by another call.
+    AlreadyDone,
     /// The store is full of events that nobody else has; nothing was stored.
     StoreFull,
     /// The disk that holds the store is full; nothing was stored.

@@ -4,13 +4,16 @@
 
 mod bench;
 mod completions;
+mod consumer;
 mod context;
 mod dev;
+mod dlq;
 mod error;
 mod events;
 mod log;
 mod logging;
 mod man;
+mod on;
 mod output;
 mod peers;
 mod publish;
@@ -88,6 +91,9 @@ enum Command {
     Sub(sub::Args),
     Peers(peers::Args),
     Topics(topics::Args),
+    Consumer(consumer::Args),
+    Dlq(dlq::Args),
+    On(on::Args),
     Status(status::Args),
     Wait(wait::Args),
     Log(log::Args),
@@ -105,6 +111,9 @@ impl Command {
             Self::Sub(args) => sub::run(context, args).await,
             Self::Peers(args) => peers::run(context, args).await,
             Self::Topics(args) => topics::run(context, args).await,
+            Self::Consumer(args) => consumer::run(context, args).await,
+            Self::Dlq(args) => dlq::run(context, args).await,
+            Self::On(args) => on::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::Wait(args) => wait::run(context, args).await,
             Self::Log(args) => log::run(context, args).await,
@@ -210,6 +219,8 @@ mod tests {
             &["roundelay", "--home", "x", "peers"],
             &["roundelay", "peers", "--home", "x", "add", "/ip4/127.0.0.1/tcp/1"],
             &["roundelay", "sub", "a", "--from", "@-1h"],
+            &["roundelay", "on", "a.>", "--", "grep", "-q", "--json"],
+            &["roundelay", "consumer", "seek", "billing", "@-1h"],
         ] {
             if let Err(error) = Cli::try_parse_from(args) {
                 panic!("{args:?}: {error}");

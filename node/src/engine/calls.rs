@@ -37,6 +37,8 @@ pub(crate) enum Call {
     Ping(oneshot::Sender<()>),
     Probe(oneshot::Sender<u32>),
     JoinTopics(Pattern, oneshot::Sender<()>),
+    /// The nodes whose records name a pattern, each with whether it is linked.
+    Subscribers(Pattern, oneshot::Sender<Vec<(Author, bool)>>),
     LeaveTopics(Pattern, oneshot::Sender<bool>),
     Rules(oneshot::Sender<Rules>),
     SetRule(Pattern, Option<Rule>, oneshot::Sender<Result<bool, RuleError>>),
@@ -118,6 +120,10 @@ impl Engine {
                 patterns.push(pattern);
                 self.subscribe(patterns).await;
                 let _ = reply.send(());
+            }
+            Call::Subscribers(pattern, reply) => {
+                let named = self.peers.directory().iter().filter(|(_, node)| node.interest.patterns.contains(&pattern));
+                let _ = reply.send(named.map(|(author, _)| (*author, self.links.contains_key(author))).collect());
             }
             Call::LeaveTopics(pattern, reply) => {
                 let mut patterns = self.replica.interest().patterns.clone();

@@ -1,0 +1,123 @@
+//! Nodes that share the work of a group, when one of them dies, and when a network parts them.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::consumers::{Service, ids, publish};
+use crate::harness::{Mesh, Node, eventually};
+
+const COUNT: usize = 120;
+
+fn member(node: &Node) -> Service {
+    Service::new(node, "packing", &json!({ "topics": ["jobs"], "group": "packers", "ack_wait_ms": 60000 }))
+}
+
+fn see_each_other(services: &[&Service]) {
+    eventually("the members see each other", || {
+        services.iter().all(|service| {
+            service.get("/lag")["members"].as_array().is_some_and(|members| members.len() == services.len())
+        })
+    });
+    // What changed settles.
+    thread::sleep(Duration::from_secs(3));
+}
+
+fn jobs(prefix: &str) -> Vec<String> {
+    (0..COUNT).map(|number| format!("{prefix}{}:{number}", number % 17)).collect()
+}
+
+/// Works until nothing comes for a while; returns what it did.
+fn work(service: &Service, quiet: Duration) -> Vec<String> {
+    let (mut done, mut last) = (Vec::new(), Instant::now());
+    while last.elapsed() < quiet {
+        for job in service.fetch(4, 500) {
+            let event = json!({ "topic": "packed", "event": { "type": "packed", "data": job["id"] } });
+            let body = json!({ "processed": [job["rdlcursor"]], "events": [event] });
+            service.post("/commit", &body).expect(200);
+            done.extend(ids(&[job]));
+            last = Instant::now();
+        }
+    }
+    done
+}
+
+/// What a durable consumer of the results gets: each job once, whoever did it how often.
+fn packed(node: &Node) -> Vec<String> {
+    let reader = Service::new(node, "reader", &json!({ "topics": ["packed"] }));
+    let mut packed = Vec::new();
+    loop {
+        let events = reader.fetch(500, 2_000);
+        if events.is_empty() {
+            break;
+        }
+        reader.ack(&events);
+        packed.extend(events.iter().map(|event| event["data"].as_str().expect("a job").to_owned()));
+    }
+    packed.sort();
+    packed
+}
+
+fn sorted(mut jobs: Vec<String>) -> Vec<String> {
+    jobs.sort();
+    jobs
+}
+
+#[test]
+fn when_a_member_dies_in_the_middle_of_its_work_another_finishes_it() {
+    let mesh = Mesh::star(2);
+    mesh.connected(mesh.all());
+    let (one, other) = (member(&mesh[0]), member(&mesh[1]));
+    see_each_other(&[&one, &other]);
+    let all = jobs("k");
+    publish(&mesh[0], "jobs", &all);
+    mesh.count("jobs", COUNT, mesh.all());
+
+    // Each does only some of its share; no job is given to both.
+    let (first, second) = (one.fetch(5, 20_000), other.fetch(9, 20_000));
+    assert!(!first.is_empty() && !second.is_empty());
+    let both: BTreeSet<String> = ids(&first).into_iter().chain(ids(&second)).collect();
+    assert_eq!(both.len(), first.len() + second.len(), "a job went to both");
+    let acknowledged: Vec<Value> = second[..2].to_vec();
+    other.ack(&acknowledged);
+    eventually("the other node knows what was done", || one.get("/lag")["events"] == json!(COUNT - acknowledged.len()));
+    mesh[1].kill();
+    one.ack(&first);
+    let done = work(&one, Duration::from_secs(30));
+    let did: BTreeSet<&String> = done.iter().collect();
+    assert_eq!(did.len(), done.len(), "something was done twice by one member");
+    assert_eq!(
+        done.len() + first.len() + acknowledged.len(),
+        COUNT,
+        "everything is done, and what was done is not again"
+    );
+    assert_eq!(one.get("/lag")["events"], 0);
+}
+
+#[test]
+fn what_both_sides_of_a_partition_do_has_the_same_ids() {
+    let mesh = Mesh::star(2);
+    mesh.connected(mesh.all());
+    let (one, other) = (member(&mesh[0]), member(&mesh[1]));
+    see_each_other(&[&one, &other]);
+    let all = jobs("p");
+    publish(&mesh[0], "jobs", &all);
+    mesh.count("jobs", COUNT, mesh.all());
+    mesh.network.cut(0, 1);
+    let (here, there) = thread::scope(|scope| {
+        let there = scope.spawn(|| work(&other, Duration::from_secs(40)));
+        (work(&one, Duration::from_secs(40)), there.join().expect("the other side"))
+    });
+    // Neither can know of the other, so each does all.
+    assert_eq!(sorted(here), sorted(all.clone()));
+    assert_eq!(sorted(there), sorted(all.clone()));
+
+    mesh.network.heal();
+    mesh.converge(mesh.all());
+    assert_eq!(mesh[0].count("packed"), 2 * COUNT as u64, "both have published");
+    for node in mesh.all() {
+        assert_eq!(packed(&mesh[node]), sorted(all.clone()), "node {node} drops what came twice");
+    }
+}
