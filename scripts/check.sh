@@ -55,6 +55,19 @@ install_fault_tools() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
+# What programs in other languages need, of which tests/services and tests/readme.rs run some.
+install_languages() {
+    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
+    local missing=()
+    command -v curl >/dev/null || missing+=(curl)
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
+    command -v node >/dev/null || missing+=(nodejs)
+    command -v npm >/dev/null || missing+=(npm)
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
 # What of tests/faults ran, by the record that they leave.
 report_faults() {
     local record="${CARGO_TARGET_DIR:-target}/tmp/faults-record.txt"
@@ -144,6 +157,7 @@ check_overflow() {
 step "tools"
 install_tools
 install_fault_tools
+install_languages
 cargo --version
 step "files, layers and sizes"
 check_files

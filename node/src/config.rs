@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
 use config::{Config, FileFormat, Map, Source, Value, ValueKind};
@@ -16,8 +17,8 @@ use roundelay_protocol::topic::Pattern;
 use crate::api::tcp::TcpOptions;
 use crate::home::Home;
 use crate::identity::{self, KeyError};
-use crate::node::{DEFAULT_MESH, NodeConfig};
-use crate::units::{format_bytes, parse_bytes};
+use crate::node::{DEFAULT_DEDUP_WINDOW, DEFAULT_MESH, NodeConfig};
+use crate::units::{format_bytes, parse_bytes, parse_duration};
 
 const MAX_NAME_BYTES: usize = 64;
 const MAX_LINKS: u64 = 1000;
@@ -32,7 +33,7 @@ const MIN_CAP_BYTES: u64 = 16 << 20;
 const DEFAULTS_PLACE: &str = "the defaults";
 
 /// Every setting: its name in the file, and how it is written in a variable.
-const SETTINGS: [(&str, Kind); 17] = [
+const SETTINGS: [(&str, Kind); 18] = [
     ("name", Kind::One),
     ("mesh", Kind::One),
     ("mesh_key_file", Kind::One),
@@ -44,6 +45,7 @@ const SETTINGS: [(&str, Kind); 17] = [
     ("min_links", Kind::One),
     ("max_links", Kind::One),
     ("store.cap", Kind::One),
+    ("publish.dedup_window", Kind::One),
     ("limits.logs", Kind::One),
     ("limits.logs_per_author", Kind::One),
     ("limits.logs_per_topic", Kind::One),
@@ -149,6 +151,7 @@ pub struct Settings {
     pub max_links: usize,
     pub store_cap_bytes: u64,
     pub log_limits: LogLimits,
+    pub dedup_window: Duration,
     pub api: ApiSettings,
 }
 
@@ -246,6 +249,7 @@ impl Settings {
             max_links: self.max_links,
             store_cap_bytes: self.store_cap_bytes,
             log_limits: self.log_limits,
+            dedup_window: self.dedup_window,
         })
     }
 }
@@ -284,6 +288,7 @@ fn default_layer() -> Layer {
     {
         layer.set(setting, DEFAULTS_PLACE, value);
     }
+    layer.set("publish.dedup_window", DEFAULTS_PLACE, format!("{} s", DEFAULT_DEDUP_WINDOW.as_secs()));
     layer.set("mdns", DEFAULTS_PLACE, true);
     layer.set("api.open_metrics", DEFAULTS_PLACE, false);
     layer.set("min_links", DEFAULTS_PLACE, 5_i64);
@@ -387,6 +392,7 @@ impl Reader {
             min_links: self.count("min_links")?,
             max_links: self.count("max_links")?,
             store_cap_bytes: self.store_cap(home)?,
+            dedup_window: self.duration("publish.dedup_window")?,
             log_limits: LogLimits {
                 total: self.count_to("limits.logs", MAX_LOGS)?,
                 per_author: self.count_to("limits.logs_per_author", MAX_LOGS)?,
@@ -448,6 +454,10 @@ impl Reader {
             count if (1..=most).contains(&count) => Ok(count as usize),
             other => Err(self.invalid(setting, format!("it must be from 1 to {most}, not {other}"))),
         }
+    }
+
+    fn duration(&self, setting: &str) -> Result<Duration, ConfigError> {
+        parse_duration(&self.text(setting)?).map_err(|error| self.invalid(setting, error.to_string()))
     }
 
     fn name(&self) -> Result<String, ConfigError> {

@@ -34,10 +34,15 @@ pub fn backup_entries(bytes: &[u8]) -> Option<Vec<BackupEntry>> {
     log::backup_entries(bytes).ok()
 }
 
-/// The events of a request to publish, with their ids.
+/// The events of a request to publish, with their ids, and whether what they lack may be filled in.
 #[must_use]
-pub fn published(source: &str, body: &[u8]) -> Option<(Vec<String>, Vec<EncodedEvent>)> {
-    api::published(source, body)
+pub fn published(
+    source: &str,
+    headers: &[(&str, &[u8])],
+    body: Bytes,
+    fill: bool,
+) -> Option<(Vec<String>, Vec<EncodedEvent>)> {
+    api::published(source, headers, body, fill)
 }
 
 /// An event of an import, and its topic.

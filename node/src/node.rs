@@ -10,19 +10,20 @@ use roundelay_protocol::arrival_times::ArrivalTimes;
 use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::frame::Position;
 use roundelay_protocol::heads::LogRecord;
-use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
 use roundelay_protocol::quota::LogLimits;
-use roundelay_protocol::replica::{ARRIVAL_TIMES_MARK, Config, MissingReason, Now, Place, Places, Replica};
+use roundelay_protocol::replica::{ARRIVAL_TIMES_MARK, Config, MissingReason, Now, Replica};
 use roundelay_protocol::rules::{Rule, Rules};
 use roundelay_protocol::sign::{Ed25519Signer, Signer};
 use roundelay_protocol::topic::{MESH_TOPIC, Pattern, Topic};
 use roundelay_protocol::write_set::Mark;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{BLOCK_MARK, Call, Engine, JOIN_MARK, Measures, Parts, Peers, Publish, RULE_MARK, TOPICS_MARK};
+use crate::engine::{
+    BLOCK_MARK, Call, Dedup, Engine, Identifier, JOIN_MARK, Measures, Parts, Peers, Publish, RULE_MARK, TOPICS_MARK,
+};
 use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
 use crate::mesh::{self, LinkInfo, Mesh, MeshCommand, MeshConfig, MeshCounters, Registry};
 use crate::metrics::{Figures, Format, Metrics, PeerFigures, QueueFigures};
@@ -81,7 +82,13 @@ pub struct NodeConfig {
     pub store_cap_bytes: u64,
     /// How many logs of others it takes.
     pub log_limits: LogLimits,
+    /// For how long an event that is published again, by its topic, source and id, is acknowledged and not stored again;
+    /// zero for never. At most 1,000,000 events are known.
+    pub dedup_window: Duration,
 }
+
+/// How long published events are known unless told otherwise.
+pub const DEFAULT_DEDUP_WINDOW: Duration = Duration::from_secs(600);
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,18 +122,51 @@ pub enum CallError {
     /// A publication without events. Nothing has happened.
     #[error("there is nothing to publish: give at least one event")]
     NoEvents,
+    /// Another event of this topic, source and id was published lately; nothing was stored.
+    #[error(
+        "an event with the id '{id}' and the source '{from}' was published to {topic} lately, with other content; \
+         nothing was stored"
+    )]
+    IdTaken {
+        /// The topic.
+        topic: Topic,
+        /// The source.
+        from: String,
+        /// The id.
+        id: String,
+    },
     /// More patterns than a node may subscribe to.
     #[error("a node subscribes to at most {0} patterns: leave some, or use wildcards")]
     TooManyPatterns(usize),
 }
 
-/// What became of a publication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Receipt {
-    /// Sequence number of its first event; the others follow by one.
+/// Where an event is in this node's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventPlace {
+    /// Its sequence number in this node's log of its topic.
+    pub seq: u64,
+    /// The arrival number of its batch.
+    pub arrival: Arrival,
+    /// Its place in that batch, from 0 on.
+    pub index: u32,
+    /// Whether it was here already, so that nothing was stored for it.
+    pub duplicate: bool,
+}
+
+/// Where the events of one part of a [`Transaction`] are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartPlace {
+    /// Sequence number of its first event. The others follow by one, unless some of them were here already.
     pub first_seq: u64,
-    /// Stamp of its first event.
-    pub first_hlc: Hlc,
+    /// Its events, in their order.
+    pub events: Vec<EventPlace>,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its events, in their order.
+    pub places: Vec<EventPlace>,
     /// The arrival number with it.
     pub arrival: Arrival,
     /// Peers that announced to hold it, when the call returned.
@@ -153,8 +193,8 @@ pub struct Transaction {
 /// What became of a [`Transaction`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
-    /// Where its parts went, in their order.
-    pub places: Places,
+    /// Its parts, in their order.
+    pub places: Vec<PartPlace>,
     /// The arrival number with it.
     pub arrival: Arrival,
     /// Peers that announced to hold all of it, when the call returned.
@@ -171,6 +211,7 @@ struct Inner {
     cap_bytes: u64,
     salvaged: Option<Salvaged>,
     started: Instant,
+    identifier: Identifier,
     epoch: StoreEpoch,
     mesh: Mesh,
     log: Log,
@@ -250,6 +291,8 @@ impl Node {
             seed: rand::random(),
         };
         let me = signer.author();
+        let identifier = Identifier::default();
+        let dedup = Self::known_events(config, &reader, &snapshot, me, &identifier, wall_ms).await?;
         let replica = Replica::new(signer, replica_config, snapshot.records, Now { mono_ms: 0, wall_ms });
         let record = NodeRecord {
             name: config.name.clone(),
@@ -271,6 +314,8 @@ impl Node {
             mesh: mesh.clone(),
             mesh_events,
             peers: Peers::new(me, record, known.directory),
+            me,
+            dedup,
             publishes: publish_queue,
             calls: call_queue,
             stopped: stop,
@@ -285,6 +330,7 @@ impl Node {
             cap_bytes: config.store_cap_bytes,
             salvaged,
             started: Instant::now(),
+            identifier,
             epoch: snapshot.epoch,
             mesh,
             log,
@@ -294,6 +340,21 @@ impl Node {
             stopped,
             metrics,
         })))
+    }
+
+    /// What was published lately, read back from the node's own logs.
+    async fn known_events(
+        config: &NodeConfig,
+        reader: &LogReader,
+        snapshot: &Snapshot,
+        me: Author,
+        identifier: &Identifier,
+        wall_ms: u64,
+    ) -> Result<Dedup, LogError> {
+        let (reader, records, identifier) = (reader.clone(), snapshot.records.clone(), identifier.clone());
+        let mut dedup = Dedup::new(config.dedup_window);
+        let read = move || dedup.read_back(&reader, &records, &me, &identifier, wall_ms).map(|()| dedup);
+        tokio::task::spawn_blocking(read).await.unwrap_or(Err(LogError::Closed))
     }
 
     /// Who it is.
@@ -309,7 +370,7 @@ impl Node {
         self.0.mesh.addresses().into_iter().map(full).collect()
     }
 
-    /// Publishes events to a topic, all or none, and returns when they are durable here and, with `acks`, on so many
+    /// Publishes events to a topic, all or none but for those that were published lately, and returns when they are durable here and, with `acks`, on so many
     /// peers. Calls take effect in the order in which they were first polled; one that is dropped after that may still
     /// take effect.
     ///
@@ -346,12 +407,8 @@ impl Node {
         }
         let transaction = Transaction { parts: vec![(topic, events)], marks: Vec::new(), acks, wait };
         let Committed { places, arrival, peers, links } = self.transact(transaction).await?;
-        match places.first() {
-            Some(Place { first_seq, first_hlc }) => {
-                Ok(Receipt { first_seq: *first_seq, first_hlc: *first_hlc, arrival, peers, links })
-            }
-            None => Err(CallError::NoEvents),
-        }
+        let places = places.into_iter().next().ok_or(CallError::NoEvents)?.events;
+        Ok(Receipt { places, arrival, peers, links })
     }
 
     /// Writes events of several topics and marks in one write set, and returns when it is durable. Also takes system
@@ -364,8 +421,11 @@ impl Node {
         if transaction.parts.iter().any(empty) || (transaction.parts.is_empty() && transaction.marks.is_empty()) {
             return Err(CallError::NoEvents);
         }
+        let events =
+            transaction.parts.iter().flat_map(|(topic, events)| events.iter().map(move |event| (topic, event)));
+        let identities = events.map(|(topic, event)| self.0.identifier.identify(topic, event)).collect();
         let (reply, committed) = oneshot::channel();
-        let publish = Publish { transaction, reply, since: Instant::now(), stages: Stages::begin() };
+        let publish = Publish { transaction, identities, reply, since: Instant::now(), stages: Stages::begin() };
         self.0.publishes.send(publish).await.map_err(|_| self.gone())?;
         committed.await.unwrap_or_else(|_| Err(self.gone()))
     }

@@ -1,4 +1,8 @@
-//! Sizes as people write them, in one place.
+//! Sizes and spans of time as people write them, in one place.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
 
 /// A text that is no size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +31,20 @@ pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
     };
     let bytes = number.parse::<f64>().map_err(|_| error())? * factor as f64;
     if bytes > MAX_BYTES { Err(error()) } else { Ok(bytes as u64) }
+}
+
+/// A text that is no span of time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("write a number and its unit, such as 500ms, 10s, 2m or 1h30m")]
+pub struct DurationError;
+
+/// Reads a span of time with its unit, such as `500ms` or `1h30m`, not negative.
+///
+/// # Errors
+/// When the text is nothing of the kind.
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    parsed.ok_or(DurationError)
 }
 
 /// Splits digits with at most one point from what follows.

@@ -25,6 +25,7 @@ fn config(home: &tempfile::TempDir, name: &str, join: Vec<libp2p::Multiaddr>) ->
         max_links: 128,
         store_cap_bytes: 1 << 30,
         log_limits: roundelay_protocol::quota::LogLimits::default(),
+        dedup_window: roundelay::node::DEFAULT_DEDUP_WINDOW,
     }
 }
 
@@ -66,7 +67,7 @@ async fn three_nodes_meet_publish_deliver_and_converge() {
     let topic = Topic::new("orders.placed").unwrap();
     let mut subscription = nodes[2].subscribe(vec![Pattern::new("orders.*").unwrap()], From::Start);
     let receipt = nodes[0].publish(topic.clone(), vec![event(0)], 2).await.unwrap();
-    assert_eq!((receipt.first_seq, receipt.peers, receipt.links), (1, 2, 2));
+    assert_eq!((receipt.places[0].seq, receipt.peers, receipt.links), (1, 2, 2));
     let mut publishes = tokio::task::JoinSet::new();
     for id in 1..2_000 {
         let (node, topic) = (nodes[id % 3].clone(), topic.clone());

@@ -96,6 +96,22 @@ impl EncodedEvent {
         self.0.len() + 10
     }
 
+    /// Its bytes; those of equal events are equal.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The event's source and id, which together name it.
+    #[must_use]
+    pub fn source_and_id(&self) -> (&str, &str) {
+        let mut reader = Reader::new(&self.0);
+        let mut text = |what| reader.text(what, MAX_ATTRIBUTE_BYTES).unwrap_or_default();
+        // It was encoded here, so that these are there.
+        let (_, id, source) = (text("type"), text("id"), text("source"));
+        (source, id)
+    }
+
     /// Appends the whole item to a body.
     pub(crate) fn write_item(&self, body: Vec<u8>, delta: u64) -> Vec<u8> {
         let mut writer = Writer::on(body);

@@ -123,6 +123,7 @@ impl Client {
         let request = self
             .request(Method::POST, &["topics", topic, "events"])
             .query(&[("acks", u64::from(options.acks)), ("timeout_ms", wait_ms)])
+            .query(&[("fill", true)])
             .header(header::CONTENT_TYPE, BATCH_CONTENT_TYPE)
             .body(body.into());
         // The node keeps the time; this only notices one that hangs.

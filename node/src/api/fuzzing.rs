@@ -1,19 +1,29 @@
 //! For [`crate::fuzzing`]: what a request says, without the node that it is said to.
 
 use axum::extract::Query;
-use axum::http::Uri;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use libp2p::PeerId;
 use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::topic::{Pattern, Topic};
 
-use super::{events, lines, log, peers, publish};
+use super::{content, events, lines, log, peers};
 use crate::api::types::From;
+use crate::cloudevents::Defaults;
 
-/// The events of a request to publish, with their ids.
-pub(crate) fn published(source: &str, body: &[u8]) -> Option<(Vec<String>, Vec<EncodedEvent>)> {
-    publish::parse_body(source, body).ok()
+/// The events of a request to publish, with their ids, and whether what they lack may be filled in.
+pub(crate) fn published(
+    source: &str,
+    headers: &[(&str, &[u8])],
+    body: Bytes,
+    fill: bool,
+) -> Option<(Vec<String>, Vec<EncodedEvent>)> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?);
+    }
+    content::read(&map, &body, Defaults { source, kind: content::DEFAULT_KIND }, fill).ok()
 }
 
 /// An event of an import, and its topic.

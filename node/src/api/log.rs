@@ -28,7 +28,7 @@ use super::problem::ApiError;
 use super::publish::parse_topic;
 use super::server::Api;
 use super::types::{BackedUp, BackupRequest, Code, Compacted, From, Imported, NDJSON_CONTENT_TYPE, VerifyLine};
-use crate::cloudevents::{CloudEventError, read_event};
+use crate::cloudevents::{CloudEventError, Reading, read_event};
 use crate::filter::Filter;
 use crate::log;
 use crate::node::CallError;
@@ -161,9 +161,12 @@ impl Import {
         let Some(topic) = self.topic.take() else { return Ok(()) };
         let events = std::mem::take(&mut self.run);
         self.run_bytes = 0;
-        let (node, count) = (self.api.node.clone(), events.len() as u64);
+        let node = self.api.node.clone();
         self.topics.insert(topic.clone());
-        self.underway.push_back(Box::pin(async move { node.publish(topic, events, 0).await.map(|_| count) }));
+        self.underway.push_back(Box::pin(async move {
+            let receipt = node.publish(topic, events, 0).await?;
+            Ok(receipt.places.iter().filter(|place| !place.duplicate).count() as u64)
+        }));
         while self.underway.len() >= MAX_RUNS {
             self.settle_one().await?;
         }
@@ -188,7 +191,7 @@ impl Import {
 
 pub(super) fn parse_line(line: &[u8]) -> Result<(Topic, EncodedEvent), ApiError> {
     let object = serde_json::from_slice(line).map_err(|error| CloudEventError::Json(error.to_string()))?;
-    let incoming = read_event(&object, None)?;
+    let incoming = read_event(&object, Reading::Again)?;
     let topic = parse_topic(&incoming.topic.ok_or(CloudEventError::Missing("rdltopic"))?)?;
     if topic.is_system() {
         return Err(CallError::SystemTopic(topic).into());

@@ -6,6 +6,7 @@
 
 pub mod client;
 mod consumers;
+mod content;
 mod events;
 mod guard;
 mod health;

@@ -5,6 +5,7 @@ use std::future::{Ready, ready};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use serde_json::Value;
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 use utoipa::{PartialSchema, ToSchema};
@@ -50,8 +51,24 @@ pub(super) fn about() -> OpenApi {
 /// Answers with a description, which is written once.
 pub(super) fn serve(description: OpenApi) -> impl Fn() -> Ready<Response> + Clone + Send + Sync + 'static {
     // It consists of texts and numbers, which are always JSON.
-    let json = Bytes::from(description.to_json().unwrap_or_default());
+    let mut description = serde_json::to_value(description).unwrap_or_default();
+    describe_responses(&mut description);
+    let json = Bytes::from(description.to_string());
     move || ready(([(header::CONTENT_TYPE, "application/json")], json.clone()).into_response())
+}
+
+/// OpenAPI wants a word on every response.
+fn describe_responses(description: &mut Value) {
+    let paths = description["paths"].as_object_mut().into_iter().flatten();
+    let operations = paths.flat_map(|(_, path)| path.as_object_mut().into_iter().flatten());
+    for (_, operation) in operations {
+        let responses = operation.get_mut("responses").and_then(Value::as_object_mut);
+        for response in responses.into_iter().flatten().filter_map(|(_, response)| response.as_object_mut()) {
+            if !response.contains_key("$ref") {
+                response.entry("description").or_insert_with(|| "What was asked for".into());
+            }
+        }
+    }
 }
 
 /// An event as CloudEvents 1.0 describes it in JSON. Further attributes are texts, whole numbers or truth values.
@@ -80,7 +97,7 @@ pub(super) struct CloudEvent {
     /// The events that caused it, separated by commas.
     causationid: Option<String>,
     /// Data that is JSON or text.
-    data: Option<serde_json::Value>,
+    data: Option<Value>,
     /// Other data, in base64.
     data_base64: Option<String>,
     /// Set by the node that is read from: the topic.

@@ -78,6 +78,7 @@ fn describe(code: Code) -> (StatusCode, &'static str) {
         Code::NotFound => (StatusCode::NOT_FOUND, "There is no such thing"),
         Code::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not known here"),
         Code::FileExists => (StatusCode::CONFLICT, "The file exists"),
+        Code::IdTaken => (StatusCode::CONFLICT, "The id is taken by another event"),
         Code::Busy => (StatusCode::CONFLICT, "This is being done already"),
         Code::ConsumerExists => (StatusCode::CONFLICT, "The consumer cannot be changed so"),
         Code::OtherStore => (StatusCode::CONFLICT, "The cursor is of another store"),
@@ -131,8 +132,15 @@ impl From<CallError> for ApiError {
             CallError::Stopped(_) => Code::Stopped,
             CallError::NoEvents => Code::BadRequest,
             CallError::TooManyPatterns(_) => Code::TooManyPatterns,
+            CallError::IdTaken { .. } => Code::IdTaken,
         };
-        Self::new(code, error)
+        let error = Self::new(code, error);
+        match code {
+            Code::IdTaken => {
+                error.with_hint("an event that differs needs another id; one that is sent again must not change")
+            }
+            _ => error,
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use crate::cursor::Cursor;
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 /// Events in one publication, at most.
 pub const MAX_PUBLISH_EVENTS: usize = 16 * 1024;
+/// Media type of one CloudEvent in JSON.
+pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
 /// Media type of several CloudEvents in one JSON array.
 pub const BATCH_CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 /// Media type of one JSON value a line.
@@ -51,6 +53,12 @@ pub struct PublishedEvent {
     pub id: String,
     /// Its sequence number in this node's log of the topic.
     pub seq: u64,
+    /// The place right after it in the node's store, for reading on from there.
+    #[serde(default)]
+    pub cursor: String,
+    /// Whether it was published before, so that nothing was stored for it this time.
+    #[serde(default)]
+    pub duplicate: bool,
 }
 
 /// Why a request was refused or failed, after RFC 9457.
@@ -134,6 +142,8 @@ pub enum Code {
     NotDelivered,
     /// What was to be committed was acknowledged or committed by another call.
     AlreadyDone,
+    /// An event with this source and id was published to the topic lately, with other content; nothing was stored.
+    IdTaken,
     /// The store is full of events that nobody else has; nothing was stored.
     StoreFull,
     /// The disk that holds the store is full; nothing was stored.
@@ -431,10 +441,13 @@ mod tests {
         };
         let json = serde_json::to_string(&problem).unwrap();
         assert_eq!(serde_json::from_str::<Problem>(&json).unwrap(), problem);
-        let events = vec![PublishedEvent { id: "a".into(), seq: 1 }];
+        let events = vec![PublishedEvent { id: "a".into(), seq: 1, cursor: "c".into(), duplicate: false }];
         problem.published = Some(Published { topic: "t".into(), events, peers: 0, links: 1 });
         let json = serde_json::to_string(&problem).unwrap();
-        assert!(json.contains(r#""events":[{"id":"a","seq":1}],"peers":0,"links":1"#), "{json}");
+        assert!(
+            json.contains(r#""events":[{"id":"a","seq":1,"cursor":"c","duplicate":false}],"peers":0,"links":1"#),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<Problem>(&json).unwrap(), problem);
         let unknown = json.replace("acks_timeout\",\"detail", "of_the_future\",\"detail");
         assert_eq!(serde_json::from_str::<Problem>(&unknown).unwrap().code, Code::Unknown);

@@ -357,7 +357,10 @@ impl Sender {
         }
         for event in &published.events {
             if self.output.is_json() {
-                self.output.json(&json!({"id": event.id, "topic": published.topic, "seq": event.seq}))?;
+                self.output.json(&json!({
+                    "id": event.id, "topic": published.topic, "seq": event.seq, "cursor": event.cursor,
+                    "duplicate": event.duplicate,
+                }))?;
             } else {
                 self.output.line(&event.id)?;
             }

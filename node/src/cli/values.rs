@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, ZonedDateTime};
+use jiff::{Span, SpanRelativeTo, Timestamp, ZonedDateTime};
 use libp2p::{Multiaddr, PeerId};
 use roundelay_protocol::topic::{Pattern, Topic};
 
@@ -12,8 +12,7 @@ use crate::api::types::From;
 
 /// A span of time with its unit, not negative.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
-    parsed.ok_or_else(|| "write a number and its unit, such as 500ms, 10s, 2m or 1h30m".into())
+    crate::units::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// A span of time that may be days, of 24 hours, or weeks.

@@ -1,4 +1,4 @@
-//! The one JSON form of events: CloudEvents 1.0, an object an event.
+//! Events as CloudEvents 1.0: the one JSON form, an object an event, in and out; and in HTTP headers, in only.
 //!
 //! | here | there |
 //! | --- | --- |
@@ -10,17 +10,21 @@
 //! Data that is JSON, and has a JSON content type or none, is the value of `data`. Text of another type is a text in
 //! `data`, anything else is in `data_base64`. Text without a content type that is no JSON comes out as `text/plain`.
 
+mod binary;
 mod read;
+mod rules;
 mod write;
 
-pub use read::{CloudEventError, Defaults, Incoming, Object, read_event};
+pub use binary::{HEADER_PREFIX, read_binary};
+pub use read::{CloudEventError, Incoming, Object, read_event};
+pub use rules::{Defaults, Reading};
 pub use write::{Place, write_event};
 
 /// Attributes whose names begin so say where an event stands. A publisher cannot set them.
 const PLACE_PREFIX: &str = "rdl";
 
 /// Whether data of this type is JSON. CloudEvents takes data without a type for JSON.
-fn is_json_type(content_type: Option<&str>) -> bool {
+pub(crate) fn is_json_type(content_type: Option<&str>) -> bool {
     let Some(content_type) = content_type else { return true };
     let media_type = content_type.split(';').next().unwrap_or_default().trim_end().as_bytes();
     let ends_with = |end: &[u8]| {

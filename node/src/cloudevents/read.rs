@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{PLACE_PREFIX, is_json_type};
+use super::{PLACE_PREFIX, Reading, is_json_type, rules};
 
 /// Members of one object, at most: what an event may have, and to spare.
 const MAX_MEMBERS: usize = 256;
@@ -49,15 +49,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What an event gets that does not say it.
-#[derive(Debug, Clone, Copy)]
-pub struct Defaults<'a> {
-    /// Its source, a URI reference.
-    pub source: &'a str,
-    /// Its type.
-    pub kind: &'a str,
-}
-
 /// An event, and where it stood if it was read from a node before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Incoming {
@@ -67,7 +58,7 @@ pub struct Incoming {
     pub topic: Option<String>,
 }
 
-/// Why JSON is no event.
+/// Why something is no event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CloudEventError {
     /// Not JSON, or no object.
@@ -100,74 +91,97 @@ pub enum CloudEventError {
     TwoData,
 }
 
-/// Reads one event. With defaults, whatever may be missing gets a value: the id a new UUID.
+/// Reads one event.
 ///
 /// # Errors
 /// When the object breaks the rules of CloudEvents.
-pub fn read_event(object: &Object<'_>, defaults: Option<&Defaults<'_>>) -> Result<Incoming, CloudEventError> {
+pub fn read_event(object: &Object<'_>, reading: Reading<'_>) -> Result<Incoming, CloudEventError> {
     let mut reader = Reader::default();
+    let (mut json, mut base64) = (None, None);
     for (index, (name, value)) in object.0.iter().enumerate() {
         if object.0[..index].iter().any(|(other, _)| other == name) {
             return Err(CloudEventError::Twice(name.clone().into_owned()));
         }
-        // CloudEvents takes null for not set; as data it is a value.
-        if value.get() != "null" || name == "data" {
-            reader.member(name, value)?;
+        match name.as_ref() {
+            "data" => json = Some(*value),
+            // CloudEvents takes null for not set; as data it is a value.
+            _ if value.get() == "null" => {}
+            "data_base64" => {
+                let bytes = STANDARD.decode(text(name, value)?);
+                base64 = Some(bytes.map_err(|_| bad_value(name, value, "base64 with padding"))?);
+            }
+            "datacontenttype" => reader.content_type(Some(&text(name, value)?)),
+            "specversion" if !value.get().starts_with('"') => {
+                return Err(CloudEventError::SpecVersion(shorten(value.get())));
+            }
+            _ if is_core(name) => reader.text(name, text(name, value)?)?,
+            _ => reader.extension(name, extension(name, value)?)?,
         }
     }
-    reader.finish(defaults)
+    let data = match (json, base64) {
+        (Some(_), Some(_)) => return Err(CloudEventError::TwoData),
+        (None, bytes) => bytes.unwrap_or_default().into(),
+        (Some(value), None) => data(reader.event.content_type.as_deref(), value),
+    };
+    reader.finish(reading, data)
 }
 
+/// Whether an attribute is a text by the rules, so that it cannot have a value of another type.
+fn is_core(name: &str) -> bool {
+    let core = ["specversion", "id", "source", "type", "subject", "time", "dataschema"];
+    core.contains(&name) || ["partitionkey", "correlationid", "causationid", "rdltopic"].contains(&name)
+}
+
+/// Gathers attributes, wherever they come from.
 #[derive(Default)]
-struct Reader<'a> {
+pub(super) struct Reader {
     event: Event,
     topic: Option<String>,
     versioned: bool,
-    data: Option<&'a RawValue>,
-    data_base64: Option<Vec<u8>>,
 }
 
-impl<'a> Reader<'a> {
-    fn member(&mut self, name: &str, value: &'a RawValue) -> Result<(), CloudEventError> {
+impl Reader {
+    /// An attribute whose value is a text.
+    pub(super) fn text(&mut self, name: &str, text: String) -> Result<(), CloudEventError> {
         let event = &mut self.event;
         match name {
-            "specversion" => match value.get() {
-                r#""1.0""# => self.versioned = true,
-                other => return Err(CloudEventError::SpecVersion(shorten(other))),
-            },
-            "id" => event.id = text(name, value)?,
-            "source" => event.source = text(name, value)?,
-            "type" => event.kind = text(name, value)?,
-            "subject" => event.subject = maybe_text(name, value)?,
-            "partitionkey" => event.key = maybe_text(name, value)?,
-            "datacontenttype" => event.content_type = maybe_text(name, value)?,
-            "correlationid" => event.correlation = maybe_text(name, value)?,
-            "causationid" => event.causes = split_causes(&text(name, value)?),
-            "rdltopic" => self.topic = Some(text(name, value)?),
-            "data" => self.data = Some(value),
-            "data_base64" => {
-                let bytes = STANDARD.decode(text(name, value)?);
-                self.data_base64 = Some(bytes.map_err(|_| bad_value(name, value, "base64 with padding"))?);
+            "specversion" if text == "1.0" => self.versioned = true,
+            "specversion" => return Err(CloudEventError::SpecVersion(shorten(&format!("{text:?}")))),
+            "id" => event.id = required(name, text)?,
+            "source" => event.source = required(name, text)?,
+            "type" => event.kind = required(name, text)?,
+            "subject" => event.subject = Some(text),
+            "partitionkey" => event.key = Some(text),
+            "correlationid" => event.correlation = Some(text),
+            "causationid" => event.causes = split_causes(&text),
+            "rdltopic" => self.topic = Some(text),
+            "time" if !rules::is_time(&text) && text.parse::<Timestamp>().is_err() => {
+                return Err(CloudEventError::bad_value(name, &format!("{text:?}"), "a time like 2026-01-31T09:00:00Z"));
             }
-            "time" => {
-                let time = text(name, value)?;
-                if time.parse::<Timestamp>().is_err() {
-                    return Err(bad_value(name, value, "a time like 2026-01-31T09:00:00Z"));
-                }
-                event.extensions.push((name.to_owned(), Value::Text(time)));
-            }
-            _ if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) => {
-                return Err(CloudEventError::BadName(name.to_owned()));
-            }
-            _ if name.starts_with(PLACE_PREFIX) => {}
-            _ => event.extensions.push((name.to_owned(), extension(name, value)?)),
+            _ => self.extension(name, Value::Text(text))?,
         }
         Ok(())
     }
 
-    fn finish(mut self, defaults: Option<&Defaults<'_>>) -> Result<Incoming, CloudEventError> {
+    /// An attribute that CloudEvents does not know.
+    fn extension(&mut self, name: &str, value: Value) -> Result<(), CloudEventError> {
+        let is_named_well = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if !is_named_well || ["", "data", "datacontenttype"].contains(&name) {
+            return Err(CloudEventError::BadName(name.to_owned()));
+        }
+        if !name.starts_with(PLACE_PREFIX) {
+            self.event.extensions.push((name.to_owned(), value));
+        }
+        Ok(())
+    }
+
+    pub(super) fn content_type(&mut self, content_type: Option<&str>) {
+        self.event.content_type = content_type.map(str::to_owned);
+    }
+
+    pub(super) fn finish(mut self, reading: Reading<'_>, data: Bytes) -> Result<Incoming, CloudEventError> {
         let event = &mut self.event;
-        if let Some(defaults) = defaults {
+        if let Reading::Filling(defaults) = reading {
             let fill = |text: &mut String, default: &str| {
                 if text.is_empty() {
                     default.clone_into(text);
@@ -187,12 +201,23 @@ impl<'a> Reader<'a> {
             }
         }
         event.extensions.sort_by(|(a, _), (b, _)| a.cmp(b));
-        event.data = match (self.data, self.data_base64) {
-            (Some(_), Some(_)) => return Err(CloudEventError::TwoData),
-            (None, bytes) => bytes.unwrap_or_default().into(),
-            (Some(value), None) => data(event.content_type.as_deref(), value),
-        };
+        event.data = data;
+        if reading.is_strict() {
+            rules::check(event)?;
+        } else {
+            // There are nodes that give out empty texts, which CloudEvents does not have: they count as not set.
+            for text in [&mut event.subject, &mut event.key, &mut event.content_type, &mut event.correlation] {
+                *text = text.take().filter(|text| !text.is_empty());
+            }
+        }
         Ok(Incoming { event: self.event, topic: self.topic })
+    }
+}
+
+fn required(name: &str, text: String) -> Result<String, CloudEventError> {
+    match text.as_str() {
+        "" => Err(CloudEventError::bad_value(name, "empty", "a text that is not empty")),
+        _ => Ok(text),
     }
 }
 
@@ -208,11 +233,6 @@ fn data(content_type: Option<&str>, value: &RawValue) -> Bytes {
 
 fn text(name: &str, value: &RawValue) -> Result<String, CloudEventError> {
     serde_json::from_str(value.get()).map_err(|_| bad_value(name, value, "a text"))
-}
-
-/// Empty counts as not set, as CloudEvents has no empty texts.
-fn maybe_text(name: &str, value: &RawValue) -> Result<Option<String>, CloudEventError> {
-    Ok(Some(text(name, value)?).filter(|text| !text.is_empty()))
 }
 
 fn extension(name: &str, value: &RawValue) -> Result<Value, CloudEventError> {
@@ -235,7 +255,13 @@ fn split_causes(text: &str) -> Vec<String> {
 }
 
 fn bad_value(name: &str, value: &RawValue, expected: &'static str) -> CloudEventError {
-    CloudEventError::BadValue { name: name.to_owned(), found: shorten(value.get()), expected }
+    CloudEventError::bad_value(name, value.get(), expected)
+}
+
+impl CloudEventError {
+    pub(super) fn bad_value(name: &str, found: &str, expected: &'static str) -> Self {
+        Self::BadValue { name: name.to_owned(), found: shorten(found), expected }
+    }
 }
 
 fn shorten(json: &str) -> String {

@@ -16,7 +16,7 @@ use super::requests::CommitEvent;
 use super::types::CommitAnswer;
 use super::writes::Change;
 use super::{MAX_COMMIT_EVENTS, Reply};
-use crate::cloudevents::{Defaults, Object, read_event};
+use crate::cloudevents::{Defaults, Object, Reading, read_event};
 use crate::peer_id::text_of;
 
 /// The type of events that name none.
@@ -206,7 +206,7 @@ fn derive_id(base: &[u8; 16], number: usize) -> String {
 fn encode(event: &CommitEvent, id: &str, origin: &Origin) -> Result<EncodedEvent, String> {
     let object: Object<'_> = serde_json::from_str(event.event.get()).map_err(|error| error.to_string())?;
     let defaults = Defaults { source: &origin.source, kind: DEFAULT_KIND };
-    let mut event: Event = read_event(&object, Some(&defaults)).map_err(|error| error.to_string())?.event;
+    let mut event: Event = read_event(&object, Reading::Filling(defaults)).map_err(|error| error.to_string())?.event;
     id.clone_into(&mut event.id);
     if event.causes.is_empty() {
         event.causes.clone_from(&origin.causes);

@@ -118,7 +118,7 @@ impl Actor {
             Err(refused) => refused,
         };
         // One that cannot be written must not keep the others from it.
-        if changes.len() > 1 && matches!(refused, CallError::Refused(_)) {
+        if changes.len() > 1 && matches!(refused, CallError::Refused(_) | CallError::IdTaken { .. }) {
             for change in changes.into_iter().rev() {
                 self.queue.push_front(Change { alone: true, ..change });
             }

@@ -163,6 +163,7 @@ impl LocalMesh {
             store_cap_bytes: options.store_cap_bytes,
             log_limits: roundelay_protocol::quota::LogLimits::default(),
             api: ApiSettings { listen: options.api.then_some(FREE_PORT), ..ApiSettings::default() },
+            dedup_window: crate::node::DEFAULT_DEDUP_WINDOW,
         };
         let node = Node::start(settings.node_config(&home, keypair)?).await?;
         settings.write_first(&home)?;

@@ -3,15 +3,18 @@
 use std::time::Instant;
 
 use libp2p::multiaddr::Protocol;
+use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange, MissingReason, Room};
 use roundelay_protocol::rules::{Rule, RuleError, Rules};
 use roundelay_protocol::topic::{Pattern, Topic};
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::dedup::Identity;
 use super::peers::{BLOCK_MARK, JOIN_MARK, RULE_MARK, TOPICS_MARK};
 use crate::mesh::{MeshCommand, Multiaddr, PeerId};
 use crate::metrics::PeerFigures;
@@ -23,10 +26,33 @@ use crate::traces::Stages;
 /// A transaction, and who waits for it.
 pub(crate) struct Publish {
     pub(crate) transaction: Transaction,
+    /// Of its events, over all parts.
+    pub(crate) identities: SmallVec<[Option<Identity>; 1]>,
     pub(crate) reply: oneshot::Sender<Result<Committed, CallError>>,
     /// When it was handed in.
     pub(crate) since: Instant,
     pub(crate) stages: Stages,
+}
+
+impl Publish {
+    /// Bytes of its events.
+    pub(super) fn bytes(&self) -> usize {
+        let events = self.transaction.parts.iter().flat_map(|(_, events)| events);
+        events.map(EncodedEvent::item_bytes).sum()
+    }
+
+    /// Refuses it for the sake of the event with this number.
+    pub(super) fn name(&self, number: usize) -> CallError {
+        let parts = &self.transaction.parts;
+        let mut events = parts.iter().flat_map(|(topic, events)| events.iter().map(move |event| (topic, event)));
+        match events.nth(number) {
+            Some((topic, event)) => {
+                let (source, id) = event.source_and_id();
+                CallError::IdTaken { topic: topic.clone(), from: source.to_owned(), id: id.to_owned() }
+            }
+            None => CallError::NoEvents,
+        }
+    }
 }
 
 /// A question or an order.

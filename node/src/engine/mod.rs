@@ -2,9 +2,11 @@
 //! else reaches it over bounded queues.
 
 mod calls;
+mod dedup;
 mod inbox;
 mod pace;
 mod peers;
+mod publishing;
 mod room;
 mod serve;
 mod waiting;
@@ -17,23 +19,25 @@ use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::ids::{Author, BatchHash, StoreEpoch};
 use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, Replica, Source};
-use roundelay_protocol::sequencer::{MAX_QUEUED_BYTES, Part};
+use roundelay_protocol::sequencer::MAX_QUEUED_BYTES;
 use roundelay_protocol::sign::Ed25519Signer;
 use roundelay_protocol::topic::{MESH_TOPIC, Topic};
 use roundelay_protocol::write_set::WriteSet;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use calls::{Call, Facts, Measures, Publish};
+pub(crate) use dedup::{Dedup, Identifier};
 use inbox::Inbound;
 pub(crate) use peers::{BLOCK_MARK, JOIN_MARK, Peers, RULE_MARK, TOPICS_MARK};
 
+use publishing::{Arrived, OwnWrites, Parked};
 use room::Disk;
 use waiting::Waiting;
 
 use crate::log::{Log, LogError, LogEvent, LogReader};
 use crate::mesh::{LinkSender, Mesh, MeshCommand, MeshEvent};
 use crate::metrics::{EngineMeters, OnItsWay, Way};
-use crate::node::{CallError, Committed, Transaction};
+use crate::node::{CallError, Committed};
 use crate::peer_id::peer_id_of;
 
 /// Publications that are taken from their queue at once.
@@ -61,6 +65,8 @@ pub(crate) struct Parts {
     pub(crate) mesh: Mesh,
     pub(crate) mesh_events: mpsc::Receiver<MeshEvent>,
     pub(crate) peers: Peers,
+    pub(crate) me: Author,
+    pub(crate) dedup: Dedup,
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) calls: mpsc::Receiver<Call>,
     pub(crate) stopped: watch::Sender<Option<String>>,
@@ -82,6 +88,12 @@ pub(crate) struct Engine {
     to_inbox: mpsc::Sender<Inbound>,
     stopped: watch::Sender<Option<String>>,
     links: BTreeMap<Author, Peer>,
+    me: Author,
+    dedup: Dedup,
+    parked: Parked,
+    own_writes: OwnWrites,
+    /// What became durable last, while that is being told.
+    arrived: Arrived,
     waiting: BTreeMap<u64, Waiting>,
     /// Publications that wait for acknowledgements, by when they are answered all the same.
     deadlines: BTreeSet<(Instant, u64)>,
@@ -152,6 +164,11 @@ impl Engine {
             to_inbox,
             stopped: parts.stopped,
             links: BTreeMap::new(),
+            me: parts.me,
+            dedup: parts.dedup,
+            parked: Parked::default(),
+            own_writes: OwnWrites::default(),
+            arrived: Arrived::default(),
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             probes: BTreeMap::new(),
@@ -185,8 +202,9 @@ impl Engine {
             while let Some(event) = self.backlog.pop_front() {
                 self.take_log_event(event).await;
             }
+            self.take_ready().await;
             let deadline = self.next_deadline();
-            let room = self.replica.queued_bytes() < MAX_QUEUED_BYTES;
+            let room = self.replica.queued_bytes() + self.parked.bytes() < MAX_QUEUED_BYTES;
             tokio::select! {
                 biased;
                 Some(event) = self.log_events.recv() => self.take_log_event(event).await,
@@ -242,22 +260,10 @@ impl Engine {
         self.tend_peers().await;
     }
 
-    async fn take_publishes(&mut self, run: &mut Vec<Publish>) {
-        let mut inputs = Vec::with_capacity(run.len());
-        for publish in run.drain(..) {
-            self.last_id += 1;
-            let id = self.last_id;
-            let Publish { transaction: Transaction { parts, marks, acks, wait }, reply, since, stages } = publish;
-            self.waiting.insert(id, Waiting { acks, reply, stored: None, until: None, wait, since, stages });
-            let part = |(topic, events)| Part { topic, events };
-            inputs.push(Input::Publish { id, parts: parts.into_iter().map(part).collect(), marks, acks });
-        }
-        self.feed_all(inputs).await;
-    }
-
     async fn take_log_event(&mut self, event: LogEvent) {
         match event {
-            LogEvent::Stored { token, last_arrival, chain, batch_bytes, .. } => {
+            LogEvent::Stored { token, first_arrival, last_arrival, chain, batch_bytes } => {
+                self.arrived = self.own_writes.arrived(token, first_arrival);
                 let position = Position { epoch: self.epoch, arrival: last_arrival, chain };
                 self.count_stored(token);
                 self.feed(Input::Stored { token, position, batch_bytes }).await;
@@ -389,18 +395,9 @@ impl Engine {
                 }
                 Err(error) => self.fail(&error),
             },
-            Effect::Published { id, places, arrival } => {
-                self.published(id, Committed { places, arrival, peers: 0, links: self.links.len() as u32 });
-            }
+            Effect::Published { id, places, arrival } => self.published(id, &places, arrival),
             Effect::Acked { id, peers, complete } => self.acked(id, peers, complete),
-            Effect::Refused { id, refusal } => {
-                self.meters.refused(&refusal);
-                match self.waiting.remove(&id) {
-                    Some(waiting) => drop(waiting.reply.send(Err(CallError::Refused(refusal)))),
-                    // Only this node's record is published with nobody waiting for it.
-                    None => self.peers.record_refused(),
-                }
-            }
+            Effect::Refused { id, refusal } => self.refused(id, &refusal),
             Effect::TopicSeen(topic) => self.hear(topic).await,
             Effect::Disconnect { peer, reason, keep_away_ms } => self.disconnect(peer, reason, keep_away_ms).await,
             Effect::Probed { id, links } => {
@@ -439,6 +436,7 @@ impl Engine {
     /// the log reports must be taken meanwhile, or both would wait for each other.
     async fn submit_gathered(&mut self) {
         let Some((token, set)) = self.gathered.take() else { return };
+        self.own_writes.note(token, &set.batches, &self.me);
         let log = self.log.clone();
         let mut submission = std::pin::pin!(log.submit(token, set));
         let outcome = loop {
@@ -493,17 +491,21 @@ impl Engine {
         self.publishes.close();
         self.mesh.shutdown().await;
         let failure = self.failure.clone();
-        let Self { log, mut log_events, replica, mut waiting, .. } = self;
+        let Self { log, mut log_events, replica, mut waiting, parked, mut own_writes, .. } = self;
         let mut replica = replica;
         // What was handed to the log may still become durable, and its publishers hear of it.
         let drain = async {
             while let Some(event) = log_events.recv().await {
-                let LogEvent::Stored { token, last_arrival, chain, batch_bytes, .. } = event else { continue };
+                let LogEvent::Stored { token, first_arrival, last_arrival, chain, batch_bytes } = event else {
+                    continue;
+                };
+                let arrived = own_writes.arrived(token, first_arrival);
                 let position = Position { epoch: self.epoch, arrival: last_arrival, chain };
                 let now = Now { mono_ms: u64::MAX / 2, wall_ms: 0 };
                 for effect in replica.handle(now, Input::Stored { token, position, batch_bytes }) {
                     let Effect::Published { id, places, arrival } = effect else { continue };
                     if let Some(waiting) = waiting.remove(&id) {
+                        let (places, _) = waiting.plotted.settle(&places, &arrived);
                         let committed = Committed { places, arrival, peers: 0, links: 0 };
                         let _ = waiting.reply.send(Ok(committed));
                     }
@@ -513,8 +515,9 @@ impl Engine {
         tokio::join!(log.close(), drain);
         let reason = failure.unwrap_or_default();
         let because = if reason.is_empty() { String::new() } else { format!(" because {reason}") };
-        for waiting in waiting.into_values() {
-            let _ = waiting.reply.send(Err(CallError::Stopped(because.clone())));
+        let replies = waiting.into_values().map(|waiting| waiting.reply);
+        for reply in replies.chain(parked.take_all().map(|publish| publish.reply)) {
+            let _ = reply.send(Err(CallError::Stopped(because.clone())));
         }
         self.stopped.send_replace(Some(reason));
         if let Some(done) = told_to_stop {

@@ -6,6 +6,7 @@ use roundelay_protocol::replica::Input;
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::publishing::Plotted;
 use crate::node::{CallError, Committed};
 use crate::traces::Stages;
 
@@ -17,23 +18,25 @@ pub(super) struct Waiting {
     /// When to answer although acknowledgements are missing.
     pub(super) until: Option<Instant>,
     pub(super) wait: Option<Duration>,
+    pub(super) plotted: Plotted,
     /// When it was handed in; then, when it became durable.
     pub(super) since: Instant,
     pub(super) stages: Stages,
 }
 
 impl Engine {
-    pub(super) fn published(&mut self, id: u64, committed: Committed) {
-        let Some(mut waiting) = self.waiting.remove(&id) else { return };
+    /// Answers whoever published what is durable now, or waits on for peers to have it.
+    pub(super) fn wait_for_acks(&mut self, id: u64, mut waiting: Waiting) {
         let now = Instant::now();
         self.meters.published(now - waiting.since);
         waiting.since = now;
-        if waiting.acks == 0 {
+        if waiting.acks == 0
+            && let Some(committed) = waiting.stored
+        {
             let _ = waiting.reply.send(Ok(committed));
             return;
         }
         waiting.stages.stored(waiting.acks);
-        waiting.stored = Some(committed);
         waiting.until = waiting.wait.map(|wait| now + wait);
         if let Some(until) = waiting.until {
             self.deadlines.insert((until, id));

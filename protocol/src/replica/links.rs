@@ -399,12 +399,18 @@ impl<S: Signer> Replica<S> {
 
     /// Equal heads are not told, so a peer is asked what it has of own logs that nobody announced to the end.
     pub(super) fn ask_announced(&mut self, peer: Author) {
+        let topics: Vec<Topic> = self.own.unannounced().cloned().collect();
+        self.ask_own_heads(peer, &topics);
+    }
+
+    /// Asks a peer to tell the heads of own logs in these topics, as far as it takes part in them.
+    pub(super) fn ask_own_heads(&mut self, peer: Author, topics: &[Topic]) {
         let Some(link) = self.links.get(&peer) else { return };
         let shared = |topic: &&Topic| {
             let log = LogKey { topic: (*topic).clone(), author: self.me };
             link.shares(&self.me, &self.interest, &peer, &log)
         };
-        let topics: Vec<Topic> = self.own.unannounced().filter(shared).cloned().collect();
+        let topics: Vec<Topic> = topics.iter().filter(shared).cloned().collect();
         for topics in topics.chunks(PAGE_SUMS) {
             self.send(peer, Frame::Want { topics: topics.to_vec(), last: false });
         }

@@ -225,6 +225,7 @@ impl<S: Signer> Replica<S> {
     fn take(&mut self, input: Input) {
         match input {
             Input::Publish { id, parts, marks, acks } => self.publish(id, parts, marks, acks),
+            Input::CountAcks { id, spans, acks } => self.count_acks(id, spans, acks),
             Input::Cancel { id } => {
                 self.own.cancel(id);
                 self.probes.remove(&id);

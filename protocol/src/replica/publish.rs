@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use smallvec::SmallVec;
 
-use super::{Effect, Place, Refusal, Replica, Room};
+use super::{Effect, Place, Refusal, Replica, Room, Span};
 use crate::batch::{self, VerifiedBatch};
 use crate::event::EncodedEvent;
 use crate::frame::{Frame, Head};
@@ -366,6 +366,23 @@ impl<S: Signer> Replica<S> {
         if hurry {
             self.hurry_peers();
         }
+    }
+
+    /// Peers tell a head once, so those that told it before are asked to tell it again.
+    pub(super) fn count_acks(&mut self, id: u64, spans: SmallVec<[Span; 1]>, needed: u32) {
+        let topics: Vec<Topic> = spans.iter().map(|span| span.topic.clone()).collect();
+        let parts = spans.into_iter().map(|Span { topic, first_seq, last_seq }| AwaitedPart {
+            topic,
+            first_seq,
+            last_seq,
+            peers: BTreeSet::new(),
+        });
+        self.own.waits.push(AckWait { id, needed, parts: parts.collect(), peers: 0 });
+        let peers: Vec<Author> = self.links.iter().filter(|(_, link)| link.is_live()).map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            self.ask_own_heads(peer, &topics);
+        }
+        self.hurry_peers();
     }
 
     fn hurry_peers(&mut self) {

@@ -117,6 +117,17 @@ pub struct Place {
 /// Where the parts of a publication went.
 pub type Places = SmallVec<[Place; 1]>;
 
+/// Own events of one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The topic.
+    pub topic: Topic,
+    /// Sequence number of the first.
+    pub first_seq: u64,
+    /// Sequence number of the last.
+    pub last_seq: u64,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Input {
@@ -129,6 +140,15 @@ pub enum Input {
         /// Marks to write with them.
         marks: Vec<Mark>,
         /// How many peers must hold them before [`Effect::Acked`].
+        acks: u32,
+    },
+    /// Somebody published again what is durable here: the peers that hold it are counted.
+    CountAcks {
+        /// The caller's name for it, in the effects that answer.
+        id: u64,
+        /// What it is.
+        spans: SmallVec<[Span; 1]>,
+        /// How many peers must hold it before [`Effect::Acked`] is complete.
         acks: u32,
     },
     /// Nobody waits for these acknowledgements, or for the answer to this probe, any more.

@@ -1,7 +1,7 @@
 //! Events in JSON, as services publish, import and read them.
 
 use bytes::Bytes;
-use roundelay::cloudevents::{Defaults, Object, Place, read_event, write_event};
+use roundelay::cloudevents::{Defaults, Object, Place, Reading, read_event, write_event};
 use roundelay::fuzzing::{imported, lines, published};
 use roundelay_protocol::batch::{Link, seal};
 use roundelay_protocol::event::{EncodedEvent, Event, Item};
@@ -16,19 +16,26 @@ const SOURCE: &str = "/nodes/someone";
 
 /// Any bytes as a body with events to publish, as one event, and as lines to import.
 pub fn events(bytes: &[u8]) {
-    // A member of an object has at least four bytes and takes forty; reading it makes copies of its text.
-    if let Some((ids, events)) = within_memory(bytes.len() * 80, || published(SOURCE, bytes)) {
-        assert_eq!(ids.len(), events.len());
-        for (id, event) in ids.iter().zip(&events) {
-            assert_eq!(*id, come_back(event, "a").id);
+    let (headers, body) = request(bytes);
+    for fill in [false, true] {
+        // A member of an object has at least four bytes and takes forty; reading it makes copies of its text. A header
+        // takes a place in a table, and an event by itself some hundred bytes.
+        let memory = bytes.len() * 80 + headers.len() * 512 + 2048;
+        let body = Bytes::copy_from_slice(body);
+        if let Some((ids, events)) = within_memory(memory, || published(SOURCE, &headers, body, fill)) {
+            assert_eq!(ids.len(), events.len());
+            for (id, event) in ids.iter().zip(&events) {
+                assert_eq!(*id, come_back(event, "a").id);
+            }
         }
     }
     if let Ok(object) = serde_json::from_slice::<Object<'_>>(bytes) {
-        let strict = read_event(&object, None);
-        let lenient = read_event(&object, Some(&Defaults { source: SOURCE, kind: "event" }));
+        let strict = read_event(&object, Reading::Strict);
+        let lenient = read_event(&object, Reading::Filling(Defaults { source: SOURCE, kind: "event" }));
         if let Ok(incoming) = &strict {
             let lenient = lenient.expect("what is whole needs no defaults");
             assert_eq!(&lenient, incoming);
+            assert_eq!(read_event(&object, Reading::Again).as_ref(), Ok(incoming), "what is well needs no leniency");
         }
     }
     let halves = bytes.split_at(bytes.len() / 3);
@@ -41,6 +48,21 @@ pub fn events(bytes: &[u8]) {
             assert!(!topic.is_system());
             come_back(&event, topic.as_str());
         }
+    }
+}
+
+/// Headers, a line each, up to an empty line, and a body. Without such lines it is a batch of events in JSON.
+fn request(bytes: &[u8]) -> (Vec<(&str, &[u8])>, &[u8]) {
+    let batch = || (vec![("content-type", &b"application/cloudevents-batch+json"[..])], bytes);
+    let Some(end) = bytes.windows(2).position(|pair| pair == b"\n\n") else { return batch() };
+    let header = |line| {
+        let line: &[u8] = line;
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        Some((std::str::from_utf8(&line[..colon]).ok()?, line[colon + 1..].trim_ascii()))
+    };
+    match bytes[..end].split(|byte| *byte == b'\n').map(header).collect() {
+        Some(headers) => (headers, &bytes[end + 2..]),
+        None => batch(),
     }
 }
 
@@ -57,7 +79,7 @@ fn come_back(event: &EncodedEvent, topic: &str) -> Event {
     write_event(&mut json, &view, &Place { topic, author: "author", seq: 1, arrival: Arrival(1) });
     assert!(!json.contains(&b'\n') && !json.contains(&b'\r'), "an event is one line");
     let object: Object<'_> = serde_json::from_slice(&json).expect("what is written is JSON");
-    let incoming = read_event(&object, None).expect("what is written is a CloudEvent");
+    let incoming = read_event(&object, Reading::Again).expect("what is written is a CloudEvent");
     assert_eq!(incoming.topic.as_deref(), Some(topic));
     let (mut original, mut again) = (view.to_event(), incoming.event);
     // What CloudEvents has no word for: see the head of `roundelay::cloudevents`.
