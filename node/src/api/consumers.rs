@@ -209,7 +209,7 @@ pub(super) async fn get(State(api): State<Api>, name: Name) -> Result<Json<Consu
     tag = openapi::CONSUMERS,
     responses((status = 200, body = Vec<ConsumerInfo>), ApiError)
 )]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<ConsumerInfo>>, ApiError> {
+pub(super) async fn list_consumers(State(api): State<Api>) -> Result<Json<Vec<ConsumerInfo>>, ApiError> {
     Ok(Json(api.consumers.list().await?))
 }
 

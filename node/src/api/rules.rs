@@ -19,7 +19,7 @@ type OnePath = Result<Path<String>, PathRejection>;
 
 /// All rules of this node.
 #[utoipa::path(get, path = "/rules", tag = openapi::NODE, responses((status = 200, body = Vec<PatternRule>), ApiError))]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<PatternRule>>, ApiError> {
+pub(super) async fn list_rules(State(api): State<Api>) -> Result<Json<Vec<PatternRule>>, ApiError> {
     let rules = api.node.rules().await?;
     let line = |(pattern, rule): (&Pattern, &Rule)| PatternRule { pattern: pattern.to_string(), rule: rule.into() };
     Ok(Json(rules.iter().map(line).collect()))

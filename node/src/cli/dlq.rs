@@ -107,7 +107,7 @@ fn show_all(output: &Output, letters: &[Letter]) -> Result<(), CliError> {
             time(letter.at_ms),
             letter.topic.clone(),
             safe(&letter.id),
-            letter.key.as_deref().map_or_else(|| "-".into(), |key| safe(key)),
+            letter.key.as_deref().map_or_else(|| "-".into(), safe),
             count(letter.attempts.len() as u64),
             if letter.redriven { "is delivered again".into() } else { safe(&letter.reason) },
         ]);

@@ -1,6 +1,6 @@
 //! Durable consumers: named places in the log that survive restarts, with deliveries that are acknowledged.
 //!
-//! One task owns all consumers of a node ([`actor`]). What they decide is in [`roundelay_protocol::consumer`]; here the
+//! One task owns all consumers of a node (`actor`). What they decide is in [`roundelay_protocol::consumer`]; here the
 //! log is read for them, and what they say is written. An acknowledgement is answered when it is durable; all that wait
 //! meanwhile go into the next write together.
 

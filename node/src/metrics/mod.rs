@@ -1,9 +1,9 @@
 //! What a node counts and measures, for `/metrics`.
 //!
-//! Who does something holds the handles of what it counts ([`EngineMeters`], [`LogMeters`], [`DeliveryMeters`],
-//! [`HttpMeters`]): an event costs an addition or two, and no look-up by name. [`Metrics`] keeps the same handles in one
+//! Who does something holds the handles of what it counts (`EngineMeters`, `LogMeters`, `DeliveryMeters`,
+//! `HttpMeters`): an event costs an addition or two, and no look-up by name. [`Metrics`] keeps the same handles in one
 //! registry, beside libp2p's own. What can be looked up instead of counted, such as queues and the lag of peers, is
-//! [`Figures`], taken anew for each scrape.
+//! `Figures`, taken anew for each scrape.
 
 mod consumers;
 mod delivery;
