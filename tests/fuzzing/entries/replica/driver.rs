@@ -11,6 +11,7 @@ use roundelay_protocol::interest::Interest;
 use roundelay_protocol::limits::MAX_FRAME_BYTES;
 use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::replica::{Config, Effect, Input, Now, Replica};
+use roundelay_protocol::rules::Rules;
 use roundelay_protocol::topic::{Pattern, Topic};
 use roundelay_protocol::wants::{MAX_PULLS_PER_PEER, MAX_WANTS};
 
@@ -40,6 +41,7 @@ pub(super) struct Driver {
     last_link: u64,
     cap_bytes: u64,
     interest: Interest,
+    rules: Rules,
     links: BTreeMap<Author, u64>,
     greeted: BTreeSet<Author>,
     serving: Vec<Author>,
@@ -54,9 +56,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(cap_bytes: u64, interest: Interest) -> Self {
+    pub(super) fn new(cap_bytes: u64, interest: Interest, rules: Rules) -> Self {
         let (disk, now) = (Disk::default(), Now { mono_ms: 1, wall_ms: START_MS });
-        let replica = open(&disk, now, 1, cap_bytes, interest.clone());
+        let replica = open(&disk, now, 1, cap_bytes, interest.clone(), rules.clone());
         Self {
             replica,
             disk,
@@ -65,6 +67,7 @@ impl Driver {
             last_link: 0,
             cap_bytes,
             interest,
+            rules,
             links: BTreeMap::new(),
             greeted: BTreeSet::new(),
             serving: Vec::new(),
@@ -265,8 +268,9 @@ impl Driver {
         self.take(Input::Tick);
     }
 
-    pub(super) fn set_interest(&mut self, interest: Interest) {
-        self.interest = interest.clone();
+    pub(super) fn set_interest(&mut self, interest: Interest, rules: Rules) {
+        (self.interest, self.rules) = (interest.clone(), rules.clone());
+        self.take(Input::SetRules(rules));
         self.take(Input::SetInterest(interest));
     }
 
@@ -280,7 +284,7 @@ impl Driver {
         self.publications.clear();
         self.probes.clear();
         self.pulls.clear();
-        self.replica = open(&self.disk, self.now, self.life, self.cap_bytes, self.interest.clone());
+        self.replica = open(&self.disk, self.now, self.life, self.cap_bytes, self.interest.clone(), self.rules.clone());
         self.check_bounds();
     }
 
@@ -306,7 +310,7 @@ fn incarnation(life: u64) -> Incarnation {
     Incarnation(1_000 + life)
 }
 
-fn open(disk: &Disk, now: Now, life: u64, cap_bytes: u64, interest: Interest) -> Replica<Stamp> {
+fn open(disk: &Disk, now: Now, life: u64, cap_bytes: u64, interest: Interest, rules: Rules) -> Replica<Stamp> {
     let config = Config {
         incarnation: incarnation(life),
         position: disk.position(),
@@ -315,7 +319,7 @@ fn open(disk: &Disk, now: Now, life: u64, cap_bytes: u64, interest: Interest) ->
         log_limits: LogLimits::default(),
         max_gossip_bytes: 700,
         interest,
-        rules: roundelay_protocol::rules::Rules::default(),
+        rules,
         arrival_times: roundelay_protocol::arrival_times::ArrivalTimes::default(),
         seed: life,
     };

@@ -39,8 +39,8 @@ const PATTERNS: [&[&str]; 5] = [&[">"], &["a"], &["a.>", "c"], &[], &["*"]];
 pub fn replica(bytes: &[u8]) {
     let mut script = Script::new(bytes);
     let cap_bytes = [1 << 30, 4_000, 1_200][script.below(3)];
-    let interest = interest(&mut script);
-    let mut story = Story { driver: Driver::new(cap_bytes, interest), pool: Vec::new(), next_id: 0 };
+    let (interest, rules) = interest(&mut script);
+    let mut story = Story { driver: Driver::new(cap_bytes, interest, rules), pool: Vec::new(), next_id: 0 };
     for _ in 0..MAX_STEPS {
         if script.is_empty() {
             break;
@@ -80,8 +80,8 @@ impl Story {
             22 => match script.below(8) {
                 0 => self.driver.restart(),
                 1 | 2 => {
-                    let interest = interest(script);
-                    self.driver.set_interest(interest);
+                    let (interest, rules) = interest(script);
+                    self.driver.set_interest(interest, rules);
                 }
                 _ => self.driver.served(),
             },
@@ -165,7 +165,7 @@ impl Story {
     fn frame(&self, script: &mut Script<'_>) -> Frame {
         match script.below(20) {
             0..=3 => Frame::Hello(self.hello(script)),
-            4 => Frame::Interest(interest(script)),
+            4 => Frame::Interest(interest(script).0),
             5 => Frame::Sums {
                 topics: (0..script.below(4)).map(|_| (topic(script), Sum(u128::from(script.number())))).collect(),
                 last: script.bool(),
@@ -209,7 +209,7 @@ impl Story {
                 0 => script.number() << 40,
                 _ => driver::START_MS,
             },
-            interest: interest(script),
+            interest: interest(script).0,
             memory,
         }
     }
@@ -323,18 +323,20 @@ fn topic(script: &mut Script<'_>) -> Topic {
     Topic::new(TOPICS[script.below(TOPICS.len())]).expect("a topic")
 }
 
-fn interest(script: &mut Script<'_>) -> Interest {
+/// An interest, and the rules that its writers follow from.
+fn interest(script: &mut Script<'_>) -> (Interest, Rules) {
     let patterns = script.choose(&PATTERNS).iter().map(|text| Pattern::new(text).expect("a pattern")).collect();
-    match script.below(8) {
-        7 => Interest::new(patterns, vec![author(script, &AUTHORS)]),
+    let mut rules = Rules::default();
+    let excluded = match script.below(8) {
+        7 => vec![author(script, &AUTHORS)],
         6 => {
             let rule = Rule { writers: Some(vec![author(script, &AUTHORS)]), ..Rule::default() };
-            let mut rules = Rules::default();
             rules.set(Pattern::all(), rule).expect("a rule");
-            Interest { writers: rules.writers(), ..Interest::new(patterns, Vec::new()) }
+            Vec::new()
         }
-        _ => Interest::new(patterns, Vec::new()),
-    }
+        _ => Vec::new(),
+    };
+    (Interest { writers: rules.writers(), ..Interest::new(patterns, excluded) }, rules)
 }
 
 fn event(index: usize, size: u8) -> EncodedEvent {
