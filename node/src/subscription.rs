@@ -1,11 +1,10 @@
 //! A subscription is a cursor over the log and a wake-up, never a queue: live delivery and replay are one code path.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::event::Item;
-use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::watch;
@@ -28,8 +27,6 @@ pub enum From {
     End,
     /// So many matching events before the end.
     Last(u64),
-    /// With the events whose stamp is at or after this, in order of arrival.
-    Time(Hlc),
     /// After this arrival number.
     After(Arrival),
     /// After the event at this place of the batch with this arrival number; the whole batch when it has fewer events.
@@ -64,30 +61,24 @@ enum Cursor {
 pub struct Subscription {
     log: LogReader,
     wake: watch::Receiver<Arrival>,
-    patterns: Arc<[Pattern]>,
+    topics: TopicMemory,
     cursor: Cursor,
     after: Arrival,
-    not_before: Hlc,
     /// Events at the beginning of one batch that come before the place to begin at.
     skip: (Arrival, usize),
     /// Which events count when the last ones are looked for.
     counted: Filter,
-    /// Which topics match: patterns are compared once for each topic.
-    matching: HashMap<Topic, bool>,
     meters: DeliveryMeters,
     _open: Open,
     /// It had everything once, so that from then on it waits for what comes.
     is_live: bool,
 }
 
-/// Topics whose match is remembered before the memory is emptied.
-const MAX_REMEMBERED_TOPICS: usize = 65_536;
-
 impl Subscription {
     pub(crate) fn new(log: LogReader, meters: DeliveryMeters, patterns: Vec<Pattern>, from: From) -> Self {
         let wake = log.watch();
         let last = log.last_arrival();
-        let (mut cursor, mut skip, mut not_before) = (Cursor::Following, (Arrival(0), 0), Hlc(0));
+        let (mut cursor, mut skip) = (Cursor::Following, (Arrival(0), 0));
         let after = match from {
             From::Start => Arrival(0),
             From::End => last,
@@ -95,31 +86,15 @@ impl Subscription {
                 cursor = Cursor::Back { missing, before: Arrival(last.0 + 1) };
                 last
             }
-            From::Time(hlc) => {
-                not_before = hlc;
-                Arrival(0)
-            }
             From::After(arrival) => arrival,
             From::AfterEvent(arrival, index) => {
                 skip = (arrival, (index as usize).saturating_add(1));
                 Arrival(arrival.0.saturating_sub(1))
             }
         };
-        let (patterns, open) = (patterns.into(), meters.open());
-        Self {
-            log,
-            wake,
-            patterns,
-            cursor,
-            after,
-            not_before,
-            skip,
-            counted: Filter::default(),
-            matching: HashMap::new(),
-            meters,
-            _open: open,
-            is_live: false,
-        }
+        let (topics, open) = (TopicMemory::new(patterns), meters.open());
+        let counted = Filter::default();
+        Self { log, wake, topics, cursor, after, skip, counted, meters, _open: open, is_live: false }
     }
 
     /// Has only events that match counted by [`From::Last`]. What is delivered is not filtered.
@@ -130,9 +105,8 @@ impl Subscription {
     }
 
     /// What it subscribes to.
-    #[must_use]
-    pub fn patterns(&self) -> &Arc<[Pattern]> {
-        &self.patterns
+    pub(crate) fn topics(&mut self) -> &mut TopicMemory {
+        &mut self.topics
     }
 
     /// The next batches, in order of arrival; waits while there are none. Dropping the future loses nothing.
@@ -215,18 +189,13 @@ impl Subscription {
     }
 
     fn scan(&mut self) -> Result<Vec<Delivery>, LogError> {
-        let matching = std::cell::RefCell::new(std::mem::take(&mut self.matching));
-        let patterns = &self.patterns;
-        let wanted = |topic: &Topic| remember(&mut matching.borrow_mut(), patterns, topic);
-        let scan = self.log.scan_topic(&wanted, self.after, READ_BATCHES, READ_BYTES);
-        self.matching = matching.into_inner();
-        let scan = scan?;
+        let Self { log, topics, after, .. } = self;
+        let scan = topics.while_reading(|wanted| log.scan_topic(wanted, *after, READ_BATCHES, READ_BYTES))?;
         self.after = scan.next;
-        let (not_before, (skipped, count)) = (self.not_before, self.skip);
-        let deliveries = scan.batches.into_iter().filter_map(|(arrival, batch)| {
-            let skip = skip_before(&batch, not_before)?;
-            let skip = if arrival == skipped { skip.max(count.min(batch.header().count as usize)) } else { skip };
-            Some(Delivery { arrival, batch, skip })
+        let (skipped, count) = self.skip;
+        let deliveries = scan.batches.into_iter().map(|(arrival, batch)| {
+            let skip = if arrival == skipped { count.min(batch.header().count as usize) } else { 0 };
+            Delivery { arrival, batch, skip }
         });
         Ok(deliveries.collect())
     }
@@ -237,12 +206,8 @@ impl Subscription {
             self.cursor = Cursor::Following;
             return Ok(());
         }
-        let matching = std::cell::RefCell::new(std::mem::take(&mut self.matching));
-        let patterns = &self.patterns;
-        let wanted = |topic: &Topic| remember(&mut matching.borrow_mut(), patterns, topic);
-        let scan = self.log.scan_back(&wanted, before, READ_BATCHES, READ_BYTES);
-        self.matching = matching.into_inner();
-        let scan = scan?;
+        let Self { log, topics, .. } = self;
+        let scan = topics.while_reading(|wanted| log.scan_back(wanted, before, READ_BATCHES, READ_BYTES))?;
         for (arrival, batch) in &scan.batches {
             let counted = count(batch, &self.counted);
             if counted >= missing {
@@ -281,26 +246,37 @@ fn skip_counted(batch: &VerifiedBatch, filter: &Filter, left_out: u64) -> usize 
     matching.nth(left_out as usize).map_or(0, |(index, _)| index)
 }
 
-fn remember(matching: &mut HashMap<Topic, bool>, patterns: &[Pattern], topic: &Topic) -> bool {
-    if let Some(known) = matching.get(topic) {
-        return *known;
-    }
-    if matching.len() >= MAX_REMEMBERED_TOPICS {
-        matching.clear();
-    }
-    let matches = patterns.iter().any(|pattern| pattern.matches(topic));
-    matching.insert(topic.clone(), matches);
-    matches
+/// Topics whose match is remembered before the memory is emptied.
+const MAX_REMEMBERED_TOPICS: usize = 65_536;
+
+/// Which topics match one of some patterns: patterns are compared once for each topic, and not for each batch.
+#[derive(Debug)]
+pub(crate) struct TopicMemory {
+    patterns: Vec<Pattern>,
+    known: HashMap<Topic, bool>,
 }
 
-/// How many events of the batch are from before a time; `None` when all are. Stamps rise within a batch.
-fn skip_before(batch: &VerifiedBatch, not_before: Hlc) -> Option<usize> {
-    if batch.header().first_hlc >= not_before {
-        return Some(0);
+impl TopicMemory {
+    pub(crate) fn new(patterns: Vec<Pattern>) -> Self {
+        Self { patterns, known: HashMap::new() }
     }
-    if batch.header().last_hlc < not_before {
-        return None;
+
+    /// Whether one of the patterns matches.
+    pub(crate) fn matches(&mut self, topic: &Topic) -> bool {
+        if let Some(known) = self.known.get(topic) {
+            return *known;
+        }
+        if self.known.len() >= MAX_REMEMBERED_TOPICS {
+            self.known.clear();
+        }
+        let matches = self.patterns.iter().any(|pattern| pattern.matches(topic));
+        self.known.insert(topic.clone(), matches);
+        matches
     }
-    let early = |(_, item): &(u64, Item<'_>)| !matches!(item, Item::Event(event) if event.hlc >= not_before);
-    Some(batch.items().take_while(early).count())
+
+    /// Reads something of the log, which asks what matches.
+    pub(crate) fn while_reading<R>(&mut self, read: impl FnOnce(&dyn Fn(&Topic) -> bool) -> R) -> R {
+        let this = RefCell::new(self);
+        read(&|topic| this.borrow_mut().matches(topic))
+    }
 }

@@ -15,7 +15,6 @@ use futures::{Stream, stream};
 use roundelay_protocol::event::Item;
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, BatchHash};
-use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +26,7 @@ use super::types::{Code, From};
 use crate::filter::Filter;
 use crate::gaps::{Gap, Reason};
 use crate::log::{LogError, LogReader};
-use crate::subscription::Delivery;
+use crate::subscription::{Delivery, TopicMemory};
 
 /// Batches that are listed in one pass over the store, at most: 16 bytes each.
 const MAX_LISTED: usize = 1_000_000;
@@ -52,7 +51,7 @@ pub(super) fn respond(api: &Api, asked: &Asked, form: Form) -> Result<Response, 
     let replay = Replay {
         last: log.last_arrival(),
         log,
-        patterns: asked.patterns.clone(),
+        topics: TopicMemory::new(asked.patterns.clone()),
         filter: asked.filter.clone(),
         pen: Pen::new(form, api.node.epoch(), u64::MAX),
         left: asked.limit,
@@ -91,7 +90,7 @@ struct Replay {
     log: LogReader,
     /// What arrives later is no part of the replay.
     last: Arrival,
-    patterns: Vec<Pattern>,
+    topics: TopicMemory,
     filter: Filter,
     pen: Pen,
     /// Events that may still be written.
@@ -149,8 +148,8 @@ impl Replay {
         let (mut after, mut left_out) = (Arrival(0), false);
         while after < self.last {
             tokio::task::consume_budget().await;
-            let wanted = |topic: &Topic| self.patterns.iter().any(|pattern| pattern.matches(topic));
-            let (found, next) = self.log.stamps(&wanted, after, self.last)?;
+            let Self { log, topics, last, .. } = self;
+            let (found, next) = topics.while_reading(|wanted| log.stamps(wanted, after, *last))?;
             after = next;
             for (arrival, first, last) in found {
                 let listed = (first, arrival);

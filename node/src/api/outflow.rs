@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use roundelay_protocol::event::{EventView, Item};
 use roundelay_protocol::ids::{Arrival, Author, StoreEpoch};
-use roundelay_protocol::topic::Topic;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
@@ -310,11 +309,9 @@ impl Outflow {
             }
             self.pending.push_back(Step::Batch(delivery));
         }
-        let patterns = self.subscription.patterns().clone();
-        let wanted = |topic: &Topic| patterns.iter().any(|pattern| pattern.matches(topic));
-        for gap in self.continuity.between(before, upto, &wanted)? {
-            self.pending.push_back(Step::Gap(gap, upto));
-        }
+        let Self { subscription, continuity, .. } = self;
+        let gaps = subscription.topics().while_reading(|wanted| continuity.between(before, upto, wanted))?;
+        self.pending.extend(gaps.into_iter().map(|gap| Step::Gap(gap, upto)));
         Ok(())
     }
 
