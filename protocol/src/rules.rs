@@ -211,17 +211,18 @@ fn most_specific<'a, T>(
     if topic.is_system() {
         return None;
     }
-    rules.filter(|(pattern, _)| pattern.matches(topic)).min_by_key(|(pattern, _)| breadth(pattern))
+    let matching = rules.filter(|(pattern, _)| pattern.matches(topic));
+    matching.min_by(|(one, _), (other, _)| breadth(one).cmp(breadth(other)))
 }
 
 /// What orders patterns that match one topic, the most specific first.
-fn breadth(pattern: &Pattern) -> Vec<u8> {
+fn breadth(pattern: &Pattern) -> impl Iterator<Item = u8> + '_ {
     let of_token = |token: &str| match token {
         ">" => 2,
         "*" => 1,
         _ => 0,
     };
-    pattern.as_str().split('.').map(of_token).collect()
+    pattern.as_str().split('.').map(of_token)
 }
 
 #[cfg(test)]

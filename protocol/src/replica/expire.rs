@@ -21,14 +21,13 @@ const LOOK_MS: u64 = 2_000;
 /// It is looked for what is too old this many times within the shortest age of a rule, at least every [`MAX_AGE_LOOK_MS`].
 const AGE_PARTS: u64 = 32;
 const MAX_AGE_LOOK_MS: u64 = 60_000;
-/// A walk takes this much longer for each part of it until the next one begins, so that walks over a large store leave the
-/// engine most of its time.
+/// The pause between two parts of a walk, so that walks over a large store leave the engine most of its time.
 const PART_MS: u64 = 100;
 /// The mark is written at most so often. What arrived since counts as later after a crash.
 const MARK_MS: u64 = 60_000;
 
 /// What of a topic is too much.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Excess {
     bytes: u64,
     events: u64,
@@ -46,7 +45,9 @@ pub(super) struct Expiry {
     listing: bool,
     /// A walk is under way, and came up to here.
     walk: Option<Arrival>,
-    parts: u64,
+    /// What was beyond the rules when the last walk began, and until when no other begins for the same.
+    walked_for: BTreeMap<Topic, Excess>,
+    walked_until_ms: u64,
     /// Topics with too much, as the walk goes on.
     excess: BTreeMap<Topic, Excess>,
     /// Nothing beyond this has been here for as long as any rule asks.
@@ -60,6 +61,11 @@ impl Expiry {
 
     pub(super) fn is_listing(&self) -> bool {
         self.listing
+    }
+
+    /// What could not go may go now.
+    pub(super) fn retry(&mut self) {
+        self.walked_until_ms = 0;
     }
 }
 
@@ -76,6 +82,7 @@ impl<S: Signer> Replica<S> {
         self.expiry.look_at_ms = 0;
         self.expiry.age_at_ms = 0;
         self.expiry.walk = None;
+        self.expiry.retry();
         let interest = self.interest.clone();
         self.set_interest(interest);
     }
@@ -118,7 +125,14 @@ impl<S: Signer> Replica<S> {
             None => Arrival(0),
         };
         self.expiry.excess = self.excess();
-        self.expiry.parts = 0;
+        // A walk that changed nothing would not do so now: what is left may not go, until a peer has it.
+        let in_vain = self.expiry.walked_for == self.expiry.excess && self.now.mono_ms < self.expiry.walked_until_ms;
+        if in_vain {
+            self.expiry.excess.clear();
+        } else {
+            self.expiry.walked_for = self.expiry.excess.clone();
+            self.expiry.walked_until_ms = self.now.mono_ms + MAX_AGE_LOOK_MS;
+        }
         let any = !self.expiry.excess.is_empty() || self.expiry.aged_upto > Arrival(0);
         self.expiry.walk = any.then_some(Arrival(0));
         any
@@ -193,9 +207,8 @@ impl<S: Signer> Replica<S> {
         if !set.pruned.is_empty() {
             self.write_pruned(set, records);
         }
-        self.expiry.parts += 1;
         self.expiry.walk = (!done).then_some(after);
-        let pause_ms = if done { LOOK_MS.max(self.expiry.parts * PART_MS) } else { 1 };
+        let pause_ms = if done { LOOK_MS } else { PART_MS };
         self.expiry.look_at_ms = self.now.mono_ms + pause_ms;
     }
 

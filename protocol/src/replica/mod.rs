@@ -272,6 +272,7 @@ impl<S: Signer> Replica<S> {
     /// What follows from any input: sealing, announcing, pulling, pruning.
     fn settle(&mut self) {
         self.seal_queued();
+        self.ask_for_own_heads();
         self.announce_due();
         self.audit_due();
         self.answer_probes();

@@ -142,6 +142,8 @@ impl AckWait {
 pub(super) struct Own {
     lines: BTreeMap<Topic, Line>,
     waits: Vec<AckWait>,
+    /// Topics whose heads peers are to tell again.
+    to_ask: BTreeSet<Topic>,
 }
 
 impl Own {
@@ -160,7 +162,7 @@ impl Own {
                 lines.insert(record.key.topic.clone(), line);
             }
         }
-        Self { lines, waits: Vec::new() }
+        Self { lines, waits: Vec::new(), to_ask: BTreeSet::new() }
     }
 
     pub(super) fn cancel(&mut self, id: u64) {
@@ -378,11 +380,20 @@ impl<S: Signer> Replica<S> {
             peers: BTreeSet::new(),
         });
         self.own.waits.push(AckWait { id, needed, parts: parts.collect(), peers: 0 });
+        self.own.to_ask.extend(topics);
+        self.hurry_peers();
+    }
+
+    /// Asks once a turn, whatever the number of publications that came again.
+    pub(super) fn ask_for_own_heads(&mut self) {
+        let topics: Vec<Topic> = std::mem::take(&mut self.own.to_ask).into_iter().collect();
+        if topics.is_empty() {
+            return;
+        }
         let peers: Vec<Author> = self.links.iter().filter(|(_, link)| link.is_live()).map(|(peer, _)| *peer).collect();
         for peer in peers {
             self.ask_own_heads(peer, &topics);
         }
-        self.hurry_peers();
     }
 
     fn hurry_peers(&mut self) {
@@ -409,6 +420,7 @@ impl<S: Signer> Replica<S> {
         }
         let lacking = *floor.max(holes_to);
         self.pruning.retry();
+        self.expiry.retry();
         let mut complete = Vec::new();
         for wait in &mut self.own.waits {
             let mut more = false;

@@ -44,6 +44,12 @@ impl<S: Signer> Replica<S> {
         self.me
     }
 
+    /// What the batches that this process seals are told by.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// What it takes part in.
     #[must_use]
     pub fn interest(&self) -> &Interest {
