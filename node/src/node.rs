@@ -115,6 +115,11 @@ impl Node {
             max_links: config.max_links,
             max_message_bytes: MAX_GOSSIP_BYTES,
         };
+        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let me = signer.author();
+        let identifier = Identifier::new(config.dedup_window);
+        // Before the mesh is up: nobody answers peers yet.
+        let dedup = Self::known_events(config, &reader, &snapshot, me, &identifier, wall_ms).await?;
         let mut registry = Registry::default();
         let (mesh, mesh_events) = Mesh::start(mesh_config, &mut registry).await?;
         let metrics = Metrics::new(&reader.meters(), registry);
@@ -123,7 +128,6 @@ impl Node {
                 mesh.send(MeshCommand::Block(peer)).await;
             }
         }
-        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let replica_config = Config {
             incarnation: Incarnation(rand::random()),
             position: Position { epoch: snapshot.epoch, arrival: snapshot.last_arrival, chain: snapshot.chain },
@@ -136,9 +140,6 @@ impl Node {
             arrival_times: known.arrival_times,
             seed: rand::random(),
         };
-        let me = signer.author();
-        let identifier = Identifier::default();
-        let dedup = Self::known_events(config, &reader, &snapshot, me, &identifier, wall_ms).await?;
         let replica = Replica::new(signer, replica_config, snapshot.records, Now { mono_ms: 0, wall_ms });
         let record = NodeRecord {
             name: config.name.clone(),
@@ -160,7 +161,6 @@ impl Node {
             mesh: mesh.clone(),
             mesh_events,
             peers: Peers::new(me, record, known.directory),
-            me,
             dedup,
             publishes: publish_queue,
             calls: call_queue,
@@ -216,9 +216,9 @@ impl Node {
         self.0.mesh.addresses().into_iter().map(full).collect()
     }
 
-    /// Publishes events to a topic, all or none but for those that were published lately, and returns when they are durable here and, with `acks`, on so many
-    /// peers. Calls take effect in the order in which they were first polled; one that is dropped after that may still
-    /// take effect.
+    /// Publishes events to a topic, all or none but for those that were published lately, and returns when they are
+    /// durable here and, with `acks`, on so many peers. Calls take effect in the order in which they were first polled,
+    /// but for one that repeats an event on its way, which waits for that; one that is dropped may still take effect.
     ///
     /// # Errors
     /// When nothing was stored, or the node stopped.
@@ -323,11 +323,16 @@ impl Node {
             salvaged: self.0.salvaged.clone(),
         };
         let mut status = report::status(&facts, &links, node, store);
-        // Told until the operator has done with what was set aside.
-        if let Some(salvaged) = self.0.salvaged.as_ref().filter(|salvaged| salvaged.set_aside.exists()) {
-            status.warnings.insert(0, format!("{salvaged}: once you remove that, this is not told any more"));
+        if let Some(warning) = self.salvage_warning() {
+            status.warnings.insert(0, warning);
         }
         Ok(status)
+    }
+
+    /// Told until the operator has done with what was set aside.
+    fn salvage_warning(&self) -> Option<String> {
+        let salvaged = self.0.salvaged.as_ref().filter(|salvaged| salvaged.set_aside.exists())?;
+        Some(format!("{salvaged}: once you remove that, this is not told any more"))
     }
 
     /// Whether it can be used: its store is open, it listens, and its engine answers in time.
@@ -387,7 +392,7 @@ impl Node {
             name: node.name.clone(),
             mesh: node.mesh_name.clone(),
             problems: measures.problems,
-            warnings: measures.warnings,
+            warnings: measures.warnings + usize::from(self.salvage_warning().is_some()),
             counters: node.mesh.counters(),
             peers: peers.collect(),
             known_nodes: measures.known_nodes,
@@ -448,7 +453,7 @@ impl Node {
     /// # Errors
     /// When there are too many, or the node stopped.
     pub async fn join_topics(&self, pattern: Pattern) -> Result<(), CallError> {
-        if self.call(Call::Facts).await?.interest.patterns.len() >= MAX_PATTERNS {
+        if self.call(Call::Patterns).await?.len() >= MAX_PATTERNS {
             return Err(CallError::TooManyPatterns(MAX_PATTERNS));
         }
         self.call(|reply| Call::JoinTopics(pattern, reply)).await
@@ -476,12 +481,12 @@ impl Node {
     /// # Errors
     /// When the node stopped.
     pub async fn unset_rule(&self, pattern: Pattern) -> Result<bool, CallError> {
-        Ok(self.call(|reply| Call::SetRule(pattern, None, reply)).await??)
+        self.call(|reply| Call::SetRule(pattern, None, reply)).await?
     }
 
     /// Subscribes to a pattern, for good, unless the node does already, or to all there is.
     pub(crate) async fn cover(&self, pattern: Pattern) -> Result<(), CallError> {
-        let patterns = self.call(Call::Facts).await?.interest.patterns;
+        let patterns = self.call(Call::Patterns).await?;
         let all = !pattern.as_str().starts_with('_') && patterns.contains(&Pattern::all());
         if all || patterns.contains(&pattern) { Ok(()) } else { self.join_topics(pattern).await }
     }

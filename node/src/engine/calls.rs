@@ -10,6 +10,7 @@ use roundelay_protocol::interest::Interest;
 use roundelay_protocol::replica::{Input, KeptAway, LinkStatus, MissingRange, MissingReason, Room};
 use roundelay_protocol::rules::{Rule, RuleError, Rules};
 use roundelay_protocol::topic::{Pattern, Topic};
+use roundelay_protocol::write_set::Mark;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -62,12 +63,15 @@ pub(crate) enum Call {
     /// Answered at once: is the engine there?
     Ping(oneshot::Sender<()>),
     Probe(oneshot::Sender<u32>),
+    /// What is subscribed to.
+    Patterns(oneshot::Sender<Vec<Pattern>>),
     JoinTopics(Pattern, oneshot::Sender<()>),
     /// The nodes whose records name a pattern, each with whether it is linked.
     Subscribers(Pattern, oneshot::Sender<Vec<(Author, bool)>>),
     LeaveTopics(Pattern, oneshot::Sender<bool>),
     Rules(oneshot::Sender<Rules>),
-    SetRule(Pattern, Option<Rule>, oneshot::Sender<Result<bool, RuleError>>),
+    /// Answered when it is durable.
+    SetRule(Pattern, Option<Rule>, oneshot::Sender<Result<bool, CallError>>),
     AddPeer(Multiaddr, oneshot::Sender<()>),
     ForgetPeer(PeerId, oneshot::Sender<()>),
     BlockPeer(PeerId, bool, oneshot::Sender<()>),
@@ -141,6 +145,7 @@ impl Engine {
                 self.probes.insert(id, reply);
                 self.feed(Input::Probe { id }).await;
             }
+            Call::Patterns(reply) => drop(reply.send(self.replica.interest().patterns.clone())),
             Call::JoinTopics(pattern, reply) => {
                 let mut patterns = self.replica.interest().patterns.clone();
                 patterns.push(pattern);
@@ -164,9 +169,16 @@ impl Engine {
             Call::Rules(reply) => {
                 let _ = reply.send(self.replica.rules().clone());
             }
-            Call::SetRule(pattern, rule, reply) => {
-                let _ = reply.send(self.set_rule(pattern, rule).await);
-            }
+            Call::SetRule(pattern, rule, reply) => match self.set_rule(pattern, rule).await {
+                Ok((changed, mark)) => {
+                    let durable = self.write_mark(mark).await;
+                    tokio::spawn(async move {
+                        let written = durable.await.unwrap_or_else(|_| Err(CallError::Stopped(String::new())));
+                        let _ = reply.send(written.map(|_| changed));
+                    });
+                }
+                Err(error) => drop(reply.send(Err(error.into()))),
+            },
             Call::AddPeer(address, reply) => {
                 self.mark([JOIN_MARK, address.to_string().as_bytes()].concat(), Some(Vec::new())).await;
                 if let Some(Protocol::P2p(peer)) = address.iter().last() {
@@ -211,17 +223,25 @@ impl Engine {
         self.peers.touch();
     }
 
-    /// Sets a rule or ends it. Says whether there is one now, or was one.
-    async fn set_rule(&mut self, pattern: Pattern, rule: Option<Rule>) -> Result<bool, RuleError> {
+    /// Writes a mark as publications are written, and says when it is durable.
+    async fn write_mark(&mut self, mark: Mark) -> oneshot::Receiver<Result<Committed, CallError>> {
+        let (reply, durable) = oneshot::channel();
+        let transaction = Transaction { marks: vec![mark], ..Transaction::default() };
+        let (identities, since, stages) = (SmallVec::new(), Instant::now(), Stages::begin());
+        self.take_publishes(&mut vec![Publish { transaction, identities, reply, since, stages }]).await;
+        durable
+    }
+
+    /// Sets a rule or ends it. Says whether there is one now, or was one, and what is to be written.
+    async fn set_rule(&mut self, pattern: Pattern, rule: Option<Rule>) -> Result<(bool, Mark), RuleError> {
         let mut rules = self.replica.rules().clone();
         let changed = match rule {
             Some(rule) => rules.set(pattern.clone(), rule).map(|()| true)?,
             None => rules.unset(&pattern),
         };
         let value = rules.iter().find(|(known, _)| **known == pattern).map(|(_, rule)| rule.encode());
-        self.mark([RULE_MARK, pattern.as_str().as_bytes()].concat(), value).await;
         self.feed(Input::SetRules(rules)).await;
-        Ok(changed)
+        Ok((changed, ([RULE_MARK, pattern.as_str().as_bytes()].concat(), value)))
     }
 
     /// The operator wants a peer that is kept away.

@@ -4,7 +4,7 @@
 //! node's own logs.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::time::Duration;
 
@@ -22,9 +22,6 @@ use crate::node::EventPlace;
 const MAX_EVENTS: usize = 1_000_000;
 /// Bytes of batches that a start reads to know them again.
 const MAX_READ_BYTES: usize = 1 << 30;
-/// Bytes and batches of one read.
-const READ_BYTES: usize = 4 << 20;
-const READ_BATCHES: usize = 1024;
 
 /// What tells an event from others, and its content from other contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,15 +32,18 @@ pub(crate) struct Identity {
 
 /// Makes identities. Contents are hashed with a secret of this process, so that nobody can make two that are taken for
 /// one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Identifier(RandomState);
+#[derive(Debug, Clone)]
+pub(crate) struct Identifier(Option<RandomState>);
 
 impl Identifier {
+    /// Without a window there is nothing to tell apart.
+    pub(crate) fn new(window: Duration) -> Self {
+        Self((!window.is_zero()).then(RandomState::new))
+    }
+
     /// None for events of the system's topics, each of which is published once.
     pub(crate) fn identify(&self, topic: &Topic, event: &EncodedEvent) -> Option<Identity> {
-        if topic.is_system() {
-            return None;
-        }
+        let secret = self.0.as_ref().filter(|_| !topic.is_system())?;
         let (source, id) = event.source_and_id();
         let mut name: SmallVec<[u8; 256]> = SmallVec::new();
         for text in [topic.as_str(), source, id] {
@@ -52,7 +52,7 @@ impl Identifier {
         }
         let mut key = [0; 16];
         key.copy_from_slice(&blake3::hash(&name).as_bytes()[..16]);
-        Some(Identity { key: u128::from_le_bytes(key), content: self.0.hash_one(event.as_bytes()) })
+        Some(Identity { key: u128::from_le_bytes(key), content: secret.hash_one(event.as_bytes()) })
     }
 }
 
@@ -228,42 +228,28 @@ impl Dedup {
         let oldest_ms = wall_ms.saturating_sub(self.window_ms.unsigned_abs());
         let is_recent = |record: &&LogRecord| record.tips.iter().any(|tip| tip.hlc.as_ms() >= oldest_ms);
         let own = records.iter().filter(|record| record.key.author == *me && !record.key.topic.is_system());
-        let recent: Vec<&LogRecord> = own.filter(is_recent).collect();
-        let Some(mut before) = recent.iter().map(|record| Arrival(record.last_arrival.0 + 1)).max() else {
-            return Ok(());
-        };
-        let names: BTreeSet<&Topic> = recent.iter().map(|record| &record.key.topic).collect();
-        let topics = |topic: &Topic| names.contains(topic);
+        let mut arrivals = Vec::new();
+        for record in own.filter(is_recent) {
+            arrivals.extend(reader.last_arrivals(&record.key, oldest_ms, self.max_events)?);
+        }
+        // The last first, as events within a batch are below: what does not fit is the oldest.
+        arrivals.sort_unstable_by(|one, other| other.cmp(one));
         let (mut found, mut read_bytes) = (Vec::new(), 0);
-        while before > Arrival(1) && self.window_ms > 0 && found.len() < self.max_events && read_bytes < MAX_READ_BYTES
-        {
-            let scan = reader.scan_back(&topics, before, READ_BATCHES, READ_BYTES)?;
-            let (mut any, mut any_recent) = (false, false);
-            for (arrival, batch) in &scan.batches {
-                read_bytes += batch.bytes().len();
-                if batch.header().author != *me {
-                    continue;
-                }
-                any = true;
-                if batch.tip().hlc.as_ms() < oldest_ms {
-                    continue;
-                }
-                any_recent = true;
-                // The last first, as batches are.
-                let events = batch.items().collect::<Vec<_>>().into_iter().enumerate().rev();
-                for (index, (seq, item)) in events {
-                    let Item::Event(view) = item else { continue };
-                    let Ok(event) = view.to_event().encode() else { continue };
-                    let place = EventPlace { seq, arrival: *arrival, index: index as u32, duplicate: false };
-                    let at_ms = view.hlc.as_ms().min(wall_ms) as i64 - wall_ms as i64;
-                    let identity = identifier.identify(&batch.header().topic, &event);
-                    found.extend(identity.map(|identity| (identity, place, at_ms)));
-                }
-            }
-            if (any && !any_recent) || scan.next == before {
+        for arrival in arrivals {
+            if found.len() >= self.max_events || read_bytes >= MAX_READ_BYTES {
                 break;
             }
-            before = scan.next;
+            let Some(batch) = reader.batch(arrival)? else { continue };
+            read_bytes += batch.bytes().len();
+            let events = batch.items().collect::<Vec<_>>().into_iter().enumerate().rev();
+            for (index, (seq, item)) in events {
+                let Item::Event(view) = item else { continue };
+                let Ok(event) = view.to_event().encode() else { continue };
+                let place = EventPlace { seq, arrival, index: index as u32, duplicate: false };
+                let at_ms = view.hlc.as_ms().min(wall_ms) as i64 - wall_ms as i64;
+                let identity = identifier.identify(&batch.header().topic, &event);
+                found.extend(identity.map(|identity| (identity, place, at_ms)));
+            }
         }
         found.truncate(self.max_events);
         found.into_iter().rev().for_each(|(identity, place, at_ms)| self.insert(identity, place, at_ms));

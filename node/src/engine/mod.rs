@@ -65,7 +65,6 @@ pub(crate) struct Parts {
     pub(crate) mesh: Mesh,
     pub(crate) mesh_events: mpsc::Receiver<MeshEvent>,
     pub(crate) peers: Peers,
-    pub(crate) me: Author,
     pub(crate) dedup: Dedup,
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) calls: mpsc::Receiver<Call>,
@@ -88,7 +87,6 @@ pub(crate) struct Engine {
     to_inbox: mpsc::Sender<Inbound>,
     stopped: watch::Sender<Option<String>>,
     links: BTreeMap<Author, Peer>,
-    me: Author,
     dedup: Dedup,
     parked: Parked,
     own_writes: OwnWrites,
@@ -164,7 +162,6 @@ impl Engine {
             to_inbox,
             stopped: parts.stopped,
             links: BTreeMap::new(),
-            me: parts.me,
             dedup: parts.dedup,
             parked: Parked::default(),
             own_writes: OwnWrites::default(),
@@ -199,10 +196,12 @@ impl Engine {
     async fn turn_until_the_end(&mut self) -> Option<oneshot::Sender<()>> {
         let mut run = Vec::with_capacity(PUBLISH_RUN);
         loop {
+            // Whatever is submitted may put more into the backlog, and no newer event may pass that.
+            self.take_ready().await;
             while let Some(event) = self.backlog.pop_front() {
                 self.take_log_event(event).await;
+                self.take_ready().await;
             }
-            self.take_ready().await;
             let deadline = self.next_deadline();
             let room = self.replica.queued_bytes() + self.parked.bytes() < MAX_QUEUED_BYTES;
             tokio::select! {
@@ -436,7 +435,7 @@ impl Engine {
     /// the log reports must be taken meanwhile, or both would wait for each other.
     async fn submit_gathered(&mut self) {
         let Some((token, set)) = self.gathered.take() else { return };
-        self.own_writes.note(token, &set.batches, &self.me);
+        self.own_writes.note(token, &set.batches, self.replica.incarnation());
         let log = self.log.clone();
         let mut submission = std::pin::pin!(log.submit(token, set));
         let outcome = loop {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use roundelay_protocol::batch::VerifiedBatch;
-use roundelay_protocol::ids::{Arrival, Author};
+use roundelay_protocol::ids::{Arrival, Incarnation};
 use roundelay_protocol::replica::{Input, Places, Refusal, Span};
 use roundelay_protocol::sequencer::Part;
 use roundelay_protocol::topic::Topic;
@@ -73,8 +73,9 @@ struct OwnBatch {
 pub(super) struct Arrived(BTreeMap<Topic, Vec<(u64, u64, Arrival)>>);
 
 impl OwnWrites {
-    pub(super) fn note(&mut self, token: u64, batches: &[VerifiedBatch], me: &Author) {
-        let own = (0..).zip(batches).filter(|(_, batch)| batch.header().author == *me);
+    /// Own batches of earlier lives, which peers bring back, are no publications of this one.
+    pub(super) fn note(&mut self, token: u64, batches: &[VerifiedBatch], incarnation: Incarnation) {
+        let own = (0..).zip(batches).filter(|(_, batch)| batch.header().incarnation == incarnation);
         let own = own.map(|(offset, batch)| {
             let header = batch.header();
             OwnBatch { offset, topic: header.topic.clone(), first_seq: header.first_seq, count: header.count }
@@ -189,6 +190,7 @@ impl Engine {
         });
         let parts: SmallVec<[Part; 1]> = parts.collect();
         let mut waiting = Waiting { acks, reply, stored: None, until: None, wait, plotted, since, stages };
+        debug_assert!(acks == 0 || marks.is_empty(), "repeats beside marks would not be waited for");
         if !parts.is_empty() || !marks.is_empty() {
             // Marks are on this node alone, so that there are no peers to wait for.
             waiting.acks = if parts.is_empty() { 0 } else { acks };
@@ -225,11 +227,17 @@ impl Engine {
         self.wait_for_acks(id, waiting);
     }
 
-    /// A publication was refused, and with it those that wait for it.
+    /// A publication was refused, and with it those that wait for it, where it is for their reason too.
     pub(super) fn refused(&mut self, id: u64, refusal: &Refusal) {
         self.meters.refused(refusal);
-        for parked in self.parked.take(id) {
-            let _ = parked.reply.send(Err(CallError::Refused(refusal.clone())));
+        let parked = self.parked.take(id);
+        if matches!(refusal, Refusal::NotWriter(_)) {
+            // That may be about a topic which these do not name.
+            self.parked.ready.extend(parked);
+        } else {
+            for parked in parked {
+                let _ = parked.reply.send(Err(CallError::Refused(refusal.clone())));
+            }
         }
         match self.waiting.remove(&id) {
             Some(waiting) => {

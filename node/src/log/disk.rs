@@ -152,7 +152,7 @@ fn open_unguarded(dir: &Path, options: &LogOptions) -> Result<Disk, LogError> {
         gate: Gate::default(),
         damage: watch::Sender::new(None),
         meters: LogMeters::default(),
-        moments: Mutex::default(),
+        moments: Mutex::new(Moments::new(last_arrival)),
     };
     let leftover = rewrite::leftover_path(dir);
     if let Err(error) = rewrite::remove_leftover(&leftover) {

@@ -38,6 +38,7 @@ mod error;
 mod gate;
 mod last_run;
 mod layout;
+mod lookup;
 mod mask;
 mod memory;
 mod moments;
