@@ -112,6 +112,44 @@ impl EncodedEvent {
         (source, id)
     }
 
+    /// Whether the event has an extension attribute of this name.
+    #[must_use]
+    pub fn has_extension(&self, name: &str) -> bool {
+        let find = || -> Result<bool, CodecError> {
+            let mut reader = Reader::new(&self.0);
+            for what in ["type", "id", "source"] {
+                reader.text(what, MAX_ATTRIBUTE_BYTES)?;
+            }
+            for what in ["subject", "key", "content type"] {
+                reader.maybe_text(what, MAX_ATTRIBUTE_BYTES)?;
+            }
+            for _ in 0..reader.list("causes", MAX_CAUSES)? {
+                reader.text("cause", MAX_ATTRIBUTE_BYTES)?;
+            }
+            reader.maybe_text("correlation", MAX_ATTRIBUTE_BYTES)?;
+            for _ in 0..reader.list("extensions", MAX_EXTENSIONS * 2)? / 2 {
+                if read_extension(&mut reader)?.0 == name {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        // It was encoded here, so that all of it is there.
+        find().unwrap_or(false)
+    }
+
+    /// The event again.
+    ///
+    /// # Errors
+    /// Never for what [`Event::encode`] made.
+    pub fn decode(&self) -> Result<Event, CodecError> {
+        let item = self.write_item(Vec::new(), 0);
+        match Item::read(&mut Reader::new(&item), Hlc(0))? {
+            Item::Event(view) => Ok(view.to_event()),
+            Item::Dropped(_) => Err(CodecError::Malformed("event")),
+        }
+    }
+
     /// Appends the whole item to a body.
     pub(crate) fn write_item(&self, body: Vec<u8>, delta: u64) -> Vec<u8> {
         let mut writer = Writer::on(body);

@@ -15,6 +15,7 @@ mod languages;
 mod needs;
 mod operate;
 mod operate_process;
+mod operate_traces;
 mod polyglot;
 mod publish;
 mod publish_again;

@@ -30,8 +30,10 @@ impl Collector {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let sender = sender.clone();
-                std::thread::spawn(move || while let Some(export) = take(&stream) {
-                    drop(sender.send(export));
+                std::thread::spawn(move || {
+                    while let Some(export) = take(&stream) {
+                        drop(sender.send(export));
+                    }
                 });
             }
         });
@@ -45,7 +47,8 @@ impl Collector {
         let start = Instant::now();
         while !names.iter().all(|name| found.contains_key(*name)) {
             let left = DEADLINE.saturating_sub(start.elapsed());
-            let (path, export) = self.exports.recv_timeout(left).unwrap_or_else(|_| panic!("only {:?} came", found.keys()));
+            let (path, export) =
+                self.exports.recv_timeout(left).unwrap_or_else(|_| panic!("only {:?} came", found.keys()));
             assert_eq!(path, "/v1/traces");
             for resource in export.resource_spans {
                 let attributes = resource.resource.expect("a resource").attributes;
@@ -130,7 +133,10 @@ fn a_publication_is_a_span_under_the_publishers_with_its_stages_below() {
     // Whoever reads the event, wherever, can go on with the trace.
     mesh.converge(mesh.all());
     let read = mesh[1].http().get("/v1/events?topic=orders.placed&from=start").expect(200).lines();
-    assert_eq!((&read[0]["traceparent"], &read[0]["tracestate"]), (&traceparent.as_str().into(), &"vendor=value".into()));
+    assert_eq!(
+        (&read[0]["traceparent"], &read[0]["tracestate"]),
+        (&traceparent.as_str().into(), &"vendor=value".into())
+    );
 }
 
 #[test]
@@ -182,5 +188,9 @@ fn an_address_that_cannot_be_used_is_refused_at_the_start() {
     mesh[node].run_through(&["env", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=https://collector.example:4318/v1/traces"]);
     let done = mesh[node].run_to_its_end();
     assert_eq!(done.code, Some(2), "{}", done.stderr);
-    assert!(done.stderr.contains("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") && done.stderr.contains("http://"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") && done.stderr.contains("http://"),
+        "{}",
+        done.stderr
+    );
 }

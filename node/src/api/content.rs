@@ -12,6 +12,7 @@ use super::types::{BATCH_CONTENT_TYPE, Code, EVENT_CONTENT_TYPE, MAX_PUBLISH_EVE
 use crate::cloudevents::{
     CloudEventError, Defaults, HEADER_PREFIX, Object, Reading, is_json_type, read_binary, read_event,
 };
+use crate::traces::{TRACEPARENT, TRACESTATE, TraceContext};
 
 /// The type of events that name none.
 pub(super) const DEFAULT_KIND: &str = "event";
@@ -37,9 +38,10 @@ pub(super) type Parsed = (Vec<String>, Vec<EncodedEvent>);
 /// Reads the events of a request. With `fill`, CloudEvents may lack what [`Defaults`] has.
 pub(super) fn read(headers: &HeaderMap, body: &Bytes, defaults: Defaults<'_>, fill: bool) -> Result<Parsed, ApiError> {
     let reading = if fill { Reading::Filling(defaults) } else { Reading::Strict };
+    let trace = trace_of(headers);
     let content_type = content_type(headers)?;
-    let event = match mode(headers, content_type)? {
-        Mode::Batched => return read_batch(body, reading),
+    let mut event = match mode(headers, content_type)? {
+        Mode::Batched => return read_batch(body, reading, trace.as_ref()),
         Mode::Structured => {
             let object = serde_json::from_slice(body).map_err(|error| CloudEventError::Json(error.to_string()))?;
             read_event(&object, reading)?.event
@@ -50,7 +52,16 @@ pub(super) fn read(headers: &HeaderMap, body: &Bytes, defaults: Defaults<'_>, fi
         }
         Mode::Plain => wrap(content_type, body, defaults)?,
     };
+    if let Some(trace) = &trace {
+        trace.mark(&mut event);
+    }
     Ok((vec![event.id.clone()], vec![event.encode()?]))
+}
+
+/// The trace that a request belongs to.
+pub(super) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    TraceContext::from_headers(text(TRACEPARENT), text(TRACESTATE))
 }
 
 fn content_type(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
@@ -104,7 +115,7 @@ fn wrap(content_type: Option<&str>, body: &Bytes, defaults: Defaults<'_>) -> Res
     Ok(read?.event)
 }
 
-fn read_batch(body: &[u8], reading: Reading<'_>) -> Result<Parsed, ApiError> {
+fn read_batch(body: &[u8], reading: Reading<'_>, trace: Option<&TraceContext>) -> Result<Parsed, ApiError> {
     let Objects { objects, more } =
         serde_json::from_slice(body).map_err(|error| CloudEventError::Json(error.to_string()))?;
     if more > 0 {
@@ -117,7 +128,10 @@ fn read_batch(body: &[u8], reading: Reading<'_>) -> Result<Parsed, ApiError> {
             1 => error,
             _ => error.at(format_args!("event {number}")),
         };
-        let event = read_event(object, reading).map_err(|error| place(error.into()))?.event;
+        let mut event = read_event(object, reading).map_err(|error| place(error.into()))?.event;
+        if let Some(trace) = trace {
+            trace.mark(&mut event);
+        }
         events.push(event.encode().map_err(|error| place(error.into()))?);
         ids.push(event.id);
     }

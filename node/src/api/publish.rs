@@ -6,6 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use roundelay_protocol::topic::Topic;
+use tracing::Instrument;
 use utoipa::IntoParams;
 
 use super::problem::ApiError;
@@ -15,6 +16,7 @@ use super::{content, openapi};
 use crate::cloudevents::Defaults;
 use crate::cursor::Cursor;
 use crate::node::EventPlace;
+use crate::traces;
 use crate::units::parse_duration;
 
 /// Bodies above this are parsed where others do not have to wait for it.
@@ -77,10 +79,21 @@ pub(super) async fn publish(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Published>), ApiError> {
     let topic = parse_topic(&topic?)?;
+    let span = traces::publish_span(topic.as_str(), content::trace_of(&headers).as_ref());
+    store(api, topic, parameters, headers, body).instrument(span).await
+}
+
+async fn store(
+    api: Api,
+    topic: Topic,
+    parameters: Result<Query<Parameters>, QueryRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Published>), ApiError> {
     let Query(parameters) = parameters?;
     let acks = parameters.acks;
     let wait_ms = parameters.wait_ms()?;
-    let (ids, events) = read(&api, headers, body?, parameters.fill).await?;
+    let (ids, events) = read(&api, headers, body?, parameters.fill).instrument(traces::receive_span()).await?;
     let receipt = match acks {
         0 => api.node.publish(topic.clone(), events, 0).await?,
         _ => api.node.publish_within(topic.clone(), events, acks, wait_ms).await?,

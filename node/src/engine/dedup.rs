@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use crate::log::{LogError, LogReader};
 use crate::node::EventPlace;
+use crate::traces::{TRACEPARENT, TRACESTATE};
 
 /// Events that are known at most; the oldest go first.
 const MAX_EVENTS: usize = 1_000_000;
@@ -52,8 +53,18 @@ impl Identifier {
         }
         let mut key = [0; 16];
         key.copy_from_slice(&blake3::hash(&name).as_bytes()[..16]);
-        Some(Identity { key: u128::from_le_bytes(key), content: secret.hash_one(event.as_bytes()) })
+        Some(Identity { key: u128::from_le_bytes(key), content: content_of(secret, event) })
     }
+}
+
+/// A service that tries again may do so within another span of its trace, which makes no other event of it.
+fn content_of(secret: &RandomState, event: &EncodedEvent) -> u64 {
+    let plain = event.has_extension(TRACEPARENT).then(|| {
+        let mut plain = event.decode().ok()?;
+        plain.extensions.retain(|(name, _)| name != TRACEPARENT && name != TRACESTATE);
+        plain.encode().ok()
+    });
+    secret.hash_one(plain.flatten().as_ref().unwrap_or(event).as_bytes())
 }
 
 /// An event that is durable here.
