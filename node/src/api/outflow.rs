@@ -298,10 +298,10 @@ impl Outflow {
             return Ok(());
         }
         let found = self.subscription.next_stored().await?;
-        let upto = self.subscription.position();
+        let upto = self.subscription.position().min(self.last.unwrap_or(Arrival(u64::MAX)));
         for delivery in found {
-            if self.last.is_some_and(|last| delivery.arrival > last) {
-                return Ok(());
+            if delivery.arrival > upto {
+                break;
             }
             let after = Arrival(delivery.arrival.0 - 1);
             for gap in self.continuity.before(&delivery)? {
@@ -333,3 +333,7 @@ impl Outflow {
         out
     }
 }
+
+#[cfg(test)]
+#[path = "outflow_tests.rs"]
+mod tests;
