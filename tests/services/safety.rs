@@ -251,6 +251,8 @@ fn more_connections_than_there_may_be_are_told_so() {
     assert_problem(&refused, 503, "too_many_connections");
     // The command line goes by the socket.
     mesh[0].status();
+    let scrape = mesh[0].http().get("/metrics").expect(200).text();
+    assert!(scrape.contains(r#"roundelay_http_problems_total{code="too_many_connections"} "#), "{scrape}");
     held.clear();
     let start = Instant::now();
     let headers = [("host", "localhost"), ("authorization", &*format!("Bearer {}", token(&mesh[0])))];
@@ -270,6 +272,55 @@ fn more_streams_than_there_may_be_are_told_so() {
     drop(held);
     let start = Instant::now();
     while http.get("/v1/events?from=start").status != 200 {
+        assert!(start.elapsed() < DEADLINE, "refused for ever");
+    }
+}
+
+#[test]
+fn what_is_refused_over_tcp_is_counted_once() {
+    let mesh = served();
+    let (address, bearer) = (address(&mesh[0]), format!("Bearer {}", token(&mesh[0])));
+    let (host, auth) = (("host", "localhost"), ("authorization", bearer.as_str()));
+    assert_problem(&exchange(&address, &get(("/v1/status", &[host]))), 401, "unauthorized");
+    assert_problem(&exchange(&address, &get(("/v1/status", &[("host", "evil.example"), auth]))), 403, "host_refused");
+    let page = ("origin", "http://evil.example");
+    assert_problem(&exchange(&address, &get(("/v1/status", &[host, auth, page]))), 403, "cross_site");
+    assert_eq!(exchange(&address, &get(("/v1/holes", &[host, auth]))).0, 200);
+    mesh[0].http().get("/v1/nothing").expect_problem(404, "not_found");
+    let scrape = mesh[0].http().get("/metrics").expect(200).text();
+    for series in [
+        r#"roundelay_http_problems_total{code="unauthorized"} 1"#,
+        r#"roundelay_http_problems_total{code="host_refused"} 1"#,
+        r#"roundelay_http_problems_total{code="cross_site"} 1"#,
+        r#"roundelay_http_problems_total{code="not_found"} 1"#,
+        r#"roundelay_http_requests_total{route="/v1/status",method="GET",status="401"} 1"#,
+        r#"roundelay_http_requests_total{route="/v1/status",method="GET",status="403"} 2"#,
+        r#"roundelay_http_requests_total{route="/v1/holes",method="GET",status="200"} 1"#,
+        r#"roundelay_http_requests_total{route="none",method="GET",status="404"} 1"#,
+    ] {
+        assert!(scrape.lines().any(|line| line == series), "no {series} in:\n{scrape}");
+    }
+}
+
+#[test]
+fn more_replays_in_order_of_time_than_there_may_be_are_told_so() {
+    let mesh = served();
+    let http = mesh[0].http();
+    // More than what lies on the way of a client that takes nothing.
+    let event =
+        format!(r#"{{"specversion":"1.0","id":"ID","source":"/s","type":"t","data":"{}"}}"#, "x".repeat(60_000));
+    for round in 0..20 {
+        let events: Vec<_> = (0..16).map(|nth| event.replace("ID", &format!("{round}-{nth}"))).collect();
+        let body = format!("[{}]", events.join(","));
+        http.post("/v1/topics/a/events", "application/cloudevents-batch+json", body).expect(201);
+    }
+    let held: Vec<_> = (0..4).map(|_| http.stream("/v1/events?order=time", &[])).collect();
+    assert!(held.iter().all(|stream| stream.status() == 200));
+    http.get("/v1/events?order=time").expect_problem(503, "too_many_streams");
+    assert_eq!(http.get("/v1/events?from=start&limit=2").expect(200).lines().len(), 2);
+    drop(held);
+    let start = Instant::now();
+    while http.get("/v1/events?order=time&limit=1").status != 200 {
         assert!(start.elapsed() < DEADLINE, "refused for ever");
     }
 }

@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::Next;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
 
 use super::openapi;
 use super::problem::{self, ApiError};
 use super::server::Api;
 use super::types::{Code, Liveness};
-use crate::metrics::Format;
+use crate::metrics::{Format, HttpMeters};
 use crate::status::{Readiness, ReadinessCheck};
 
 /// Whether the process should go on.
@@ -62,13 +62,17 @@ pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Resul
     Ok(([(header::CONTENT_TYPE, format.content_type())], text).into_response())
 }
 
+/// Has all requests to a router counted, those that its own layers refuse, too.
+pub(super) fn counted(router: Router, meters: HttpMeters) -> Router {
+    router.layer(middleware::from_fn_with_state(meters, count))
+}
+
 /// Counts requests by their route, which is one of those that the server has, so that nobody can make up series.
-pub(super) async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
+async fn count(State(meters): State<HttpMeters>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = name_of(request.method());
     let response = next.run(request).await;
-    let meters = &api.node.metrics().http;
     meters.answered(
         route.as_ref().map_or("none", MatchedPath::as_str),
         method,

@@ -47,6 +47,7 @@ pub(super) fn respond(api: &Api, asked: &Asked, form: Form) -> Result<Response, 
     {
         return refuse("order=time begins at the start or at a time, and ends at a time or at the end");
     }
+    let permits = (api.stream_permit()?, api.replay_permit()?);
     let log = api.node.log();
     let replay = Replay {
         last: log.last_arrival(),
@@ -62,9 +63,11 @@ pub(super) fn respond(api: &Api, asked: &Asked, form: Form) -> Result<Response, 
         open_bytes: 0,
         closing: api.closing.clone(),
     };
-    Ok(streaming(form, Body::from_stream(replay.into_stream(api.stream_permit()?))))
+    Ok(streaming(form, Body::from_stream(replay.into_stream(permits))))
 }
 
+/// The rights to stream events and to replay in order of time.
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 /// A batch in the order in which batches are opened.
 type Listed = (Hlc, Arrival);
 /// An event's place in the total order.
@@ -107,10 +110,11 @@ struct Replay {
 }
 
 impl Replay {
-    fn into_stream(self, permit: OwnedSemaphorePermit) -> impl Stream<Item = Result<Bytes, Broken>> + Send + 'static {
-        stream::try_unfold((self, permit), |(mut replay, permit)| async move {
+    /// Chunks as long as somebody takes them. Gives the permits back at its end.
+    fn into_stream(self, permits: Permits) -> impl Stream<Item = Result<Bytes, Broken>> + Send + 'static {
+        stream::try_unfold((self, permits), |(mut replay, permits)| async move {
             let chunk = replay.next_chunk().await?;
-            Ok(chunk.map(|chunk| (chunk, (replay, permit))))
+            Ok(chunk.map(|chunk| (chunk, (replay, permits))))
         })
     }
 

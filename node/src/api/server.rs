@@ -26,12 +26,15 @@ use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
 use super::{consumers, events, health, log, openapi, peers, publish, rules};
 use crate::consumers::Consumers;
+use crate::metrics::HttpMeters;
 use crate::node::Node;
 use crate::status::{ApiInfo, Converged, HoleStatus, NodeStatus};
 
 /// Bytes of a body that is refused that are read all the same, and how long.
 const MAX_DRAIN_BYTES: usize = 64 * 1024 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// Replays in order of time at once, at most: each may hold some 80 MB.
+const MAX_REPLAYS: usize = 4;
 
 /// Why the API cannot be served. Nobody can talk to the node then.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,8 @@ pub(super) struct Api {
     pub(super) verifying: Arc<Semaphore>,
     /// The right to stream events.
     streams: Arc<Semaphore>,
+    /// The right to replay in order of time, which takes memory for what is listed and open.
+    replays: Arc<Semaphore>,
     /// How it is reached over TCP, once it is.
     tcp: Arc<OnceLock<ApiInfo>>,
 }
@@ -70,6 +75,15 @@ impl Api {
             ApiError::new(Code::TooManyStreams, detail).with_hint("end some, or take several patterns in one")
         })
     }
+
+    /// The right to replay in order of time, besides that to stream events.
+    pub(super) fn replay_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.replays.clone().try_acquire_owned().map_err(|_| {
+            let detail =
+                format!("{MAX_REPLAYS} replays in order of time are under way, which is as many as there may be");
+            ApiError::new(Code::TooManyStreams, detail).with_hint("wait for one to end, or leave out order=time")
+        })
+    }
 }
 
 /// A running server. Dropping it stops it at once.
@@ -79,7 +93,9 @@ pub struct Server {
     closing: CancellationToken,
     asked: CancellationToken,
     task: JoinHandle<io::Result<()>>,
+    /// Everything but the counting, which stands before whatever may refuse a request.
     router: Router,
+    meters: HttpMeters,
     tcp: Arc<OnceLock<ApiInfo>>,
     /// The tasks of connections over TCP.
     connections: TaskTracker,
@@ -94,15 +110,28 @@ impl Server {
         let listener = bind(socket).map_err(|source| ServerError { socket: socket.to_owned(), source })?;
         let (closing, asked) = (CancellationToken::new(), CancellationToken::new());
         let source = format!("/nodes/{}", node.id()).into();
+        let meters = node.metrics().http.clone();
         let (verifying, streams) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(MAX_STREAMS)));
+        let replays = Arc::new(Semaphore::new(MAX_REPLAYS));
         let tcp = Arc::new(OnceLock::new());
         let (closes, asks) = (closing.clone(), asked.clone());
         let consumers = Consumers::start(node.clone());
-        let router =
-            router(Api { node, consumers, source, closing: closes, asked: asks, verifying, streams, tcp: tcp.clone() });
-        let serve = axum::serve(listener, router.clone()).with_graceful_shutdown(closing.clone().cancelled_owned());
+        let api = Api {
+            node,
+            consumers,
+            source,
+            closing: closes,
+            asked: asks,
+            verifying,
+            streams,
+            replays,
+            tcp: tcp.clone(),
+        };
+        let router = router(api);
+        let counted = health::counted(router.clone(), meters.clone());
+        let serve = axum::serve(listener, counted).with_graceful_shutdown(closing.clone().cancelled_owned());
         let (socket, task, connections) = (socket.to_owned(), tokio::spawn(async { serve.await }), TaskTracker::new());
-        Ok(Self { socket, closing, asked, task, router, tcp, connections })
+        Ok(Self { socket, closing, asked, task, router, meters, tcp, connections })
     }
 
     /// Begins to serve the same over TCP, to whoever shows the token. Returns how it is reached.
@@ -110,7 +139,8 @@ impl Server {
     /// # Errors
     /// When the token cannot be used or the address cannot be listened on.
     pub async fn listen(&self, options: &TcpOptions) -> Result<ApiInfo, TcpError> {
-        let address = tcp::serve(options, self.router.clone(), self.closing.clone(), &self.connections).await?;
+        let (router, meters) = (self.router.clone(), self.meters.clone());
+        let address = tcp::serve(options, router, meters, self.closing.clone(), &self.connections).await?;
         let token_file = options.token_path.display().to_string();
         let info = ApiInfo { url: format!("http://{address}"), token_file };
         Ok(self.tcp.get_or_init(|| info).clone())
@@ -163,12 +193,7 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
 fn router(api: Api) -> Router {
     let (routes, description) = routes().split_for_parts();
     let described = Router::new().route(openapi::PATH, axum::routing::get(openapi::serve(description)));
-    routes
-        .merge(described)
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(api.clone(), health::count))
-        .with_state(api)
+    routes.merge(described).fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(api)
 }
 
 /// All routes with their descriptions.

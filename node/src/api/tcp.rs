@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::response::IntoResponse;
-use axum::{Extension, Router, middleware};
+use axum::{Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -19,13 +19,16 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_http::add_extension::AddExtension;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::guard::{self, Guard, Local};
-use super::problem::ApiError;
+use super::health;
+use super::problem::{self, ApiError};
 use super::token::Token;
 use super::types::{Code, PROBLEM_CONTENT_TYPE};
 use crate::identity::KeyError;
+use crate::metrics::HttpMeters;
 
 /// Connections at once, at most. Further ones are told so and closed.
 const MAX_CONNECTIONS: usize = 256;
@@ -79,6 +82,7 @@ pub enum TcpError {
 pub(super) async fn serve(
     options: &TcpOptions,
     router: Router,
+    meters: HttpMeters,
     closing: CancellationToken,
     tracker: &TaskTracker,
 ) -> Result<SocketAddr, TcpError> {
@@ -97,42 +101,55 @@ pub(super) async fn serve(
     let router = router
         .layer(RequestBodyTimeoutLayer::new(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check));
-    let tasks = tracker.clone();
-    tracker.spawn(async move { accept(&listener, &router, &closing, &tasks).await });
+    let door = Door { router: health::counted(router, meters.clone()), meters, closing, tasks: tracker.clone() };
+    tracker.spawn(async move { door.accept(&listener).await });
     Ok(address)
 }
 
-async fn accept(listener: &TcpListener, router: &Router, closing: &CancellationToken, tasks: &TaskTracker) {
-    let (connections, refusals) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::new(Semaphore::new(MAX_REFUSALS)));
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = closing.cancelled() => return,
-            accepted = listener.accept() => accepted.and_then(|(stream, _)| Ok((stream.local_addr()?, stream))),
-        };
-        let (local, stream) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::debug!(%error, "cannot take a connection to the API");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        match connections.clone().try_acquire_owned() {
-            Ok(permit) => {
-                let connection = converse(stream, local, router.clone(), closing.clone());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
-            }
-            Err(_) => {
-                if let Ok(permit) = refusals.clone().try_acquire_owned() {
+/// What every connection gets.
+struct Door {
+    router: Router,
+    meters: HttpMeters,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Door {
+    async fn accept(&self, listener: &TcpListener) {
+        let Self { router, meters, closing, tasks } = self;
+        let (connections, refusals) =
+            (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::new(Semaphore::new(MAX_REFUSALS)));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = closing.cancelled() => return,
+                accepted = listener.accept() => accepted.and_then(|(stream, _)| Ok((stream.local_addr()?, stream))),
+            };
+            let (local, stream) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot take a connection to the API");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            match connections.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let connection = converse(stream, local, router.clone(), closing.clone());
                     tasks.spawn(async move {
-                        // Whoever does not want to know is closed all the same.
-                        let _ = tokio::time::timeout(REFUSAL_LIMIT, refuse(stream)).await;
+                        connection.await;
                         drop(permit);
                     });
+                }
+                Err(_) => {
+                    meters.problem(&problem::name_of(Code::TooManyConnections));
+                    if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                        tasks.spawn(async move {
+                            // Whoever does not want to know is closed all the same.
+                            let _ = tokio::time::timeout(REFUSAL_LIMIT, refuse(stream)).await;
+                            drop(permit);
+                        });
+                    }
                 }
             }
         }
@@ -143,7 +160,7 @@ async fn accept(listener: &TcpListener, router: &Router, closing: &CancellationT
 async fn converse(stream: TcpStream, local: SocketAddr, router: Router, closing: CancellationToken) {
     // Events are to go out at once; without it they only go out later.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(router.layer(Extension(Local(local))));
+    let service = TowerToHyperService::new(AddExtension::new(router, Local(local)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)
