@@ -183,3 +183,29 @@ fn acks_are_waited_for_as_long_as_the_request_says() {
     mesh.count("orders.placed", 2, [0, 1]);
     assert_eq!(events(&http).into_iter().map(without_time).next(), Some(event));
 }
+
+#[test]
+fn json_that_is_nested_too_deep_is_refused_or_comes_out_as_bytes() {
+    let mesh = Mesh::star(1);
+    let http = mesh[0].http();
+    let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    let event =
+        |id: &str, data: &str| format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","data":{data}}}"#);
+    http.post(URL, STRUCTURED, event("deep", &nested(100))).expect(201);
+    for depth in [101, 100_000] {
+        http.post(URL, STRUCTURED, event("deeper", &nested(depth))).expect_problem(400, "bad_event");
+        http.post(URL, BATCHED, format!("[{}]", event("deeper", &nested(depth)))).expect_problem(400, "bad_event");
+        http.post(URL, "application/json", nested(depth)).expect_problem(400, "bad_event");
+    }
+    // In binary mode, data is bytes, whatever it says to be.
+    let headers =
+        [("ce-specversion", "1.0"), ("ce-source", "/s"), ("ce-type", "t"), ("content-type", "application/json")];
+    let binary = [&headers[..], &[("ce-id", "bytes")]].concat();
+    http.send(Method::POST, URL, &binary, nested(100_000)).expect(201);
+    let untyped = [&headers[..3], &[("ce-id", "untyped")]].concat();
+    http.send(Method::POST, URL, &untyped, nested(101)).expect(201);
+    // Whoever reads JSON can read every line.
+    let events = events(&http);
+    assert_eq!(events.iter().map(|event| event["data"].is_array()).collect::<Vec<_>>(), [true, false, false]);
+    assert!(events[1..].iter().all(|event| event["data_base64"].is_string()), "{:?}", events[2]);
+}

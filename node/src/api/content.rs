@@ -10,7 +10,8 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use super::problem::ApiError;
 use super::types::{BATCH_CONTENT_TYPE, Code, EVENT_CONTENT_TYPE, MAX_PUBLISH_EVENTS};
 use crate::cloudevents::{
-    CloudEventError, Defaults, HEADER_PREFIX, Object, Reading, is_json_type, read_binary, read_event,
+    CloudEventError, Defaults, HEADER_PREFIX, Object, Reading, is_json_type, is_nested_too_deep, read_binary,
+    read_event,
 };
 use crate::traces::{TRACEPARENT, TRACESTATE, TraceContext};
 
@@ -111,6 +112,9 @@ fn wrap(content_type: Option<&str>, body: &Bytes, defaults: Defaults<'_>) -> Res
         }
         (kind, _) => kind,
     };
+    if is_json_type(content_type) && json.is_ok() && is_nested_too_deep(body) {
+        return Err(CloudEventError::TooDeep.into());
+    }
     let read = read_binary(std::iter::empty(), content_type, body.clone(), Reading::Filling(defaults));
     Ok(read?.event)
 }

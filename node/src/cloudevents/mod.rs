@@ -8,14 +8,16 @@
 //! | where the event stands | `rdltopic`, `rdlauthor`, `rdlseq`, `rdlarrival`, `rdlhlc`: texts, as CloudEvents' numbers end at 2^31 |
 //!
 //! Data that is JSON, and has a JSON content type or none, is the value of `data`. Text of another type is a text in
-//! `data`, anything else is in `data_base64`. Text without a content type that is no JSON comes out as `text/plain`.
+//! `data`, anything else is in `data_base64`, and so is JSON that is nested deeper than 100 values. Text without a content type that is no JSON comes out as `text/plain`.
 
 mod binary;
+mod json;
 mod read;
 mod rules;
 mod write;
 
 pub use binary::{HEADER_PREFIX, read_binary};
+pub(crate) use json::{MAX_JSON_DEPTH, is_nested_too_deep};
 pub use read::{CloudEventError, Incoming, Object, read_event};
 pub use rules::{Defaults, Reading};
 pub use write::{Place, write_event};

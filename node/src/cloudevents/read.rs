@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{PLACE_PREFIX, Reading, is_json_type, rules};
+use super::{MAX_JSON_DEPTH, PLACE_PREFIX, Reading, is_json_type, is_nested_too_deep, rules};
 
 /// Members of one object, at most: what an event may have, and to spare.
 const MAX_MEMBERS: usize = 256;
@@ -89,6 +89,9 @@ pub enum CloudEventError {
     /// Both `data` and `data_base64`.
     #[error("the event has both data and data_base64: give one of them")]
     TwoData,
+    /// `data` in JSON that many readers would not take.
+    #[error("the event's data is nested deeper than {MAX_JSON_DEPTH} values: give it as a text, or in data_base64")]
+    TooDeep,
 }
 
 /// Reads one event.
@@ -121,6 +124,7 @@ pub fn read_event(object: &Object<'_>, reading: Reading<'_>) -> Result<Incoming,
     let data = match (json, base64) {
         (Some(_), Some(_)) => return Err(CloudEventError::TwoData),
         (None, bytes) => bytes.unwrap_or_default().into(),
+        (Some(value), None) if is_nested_too_deep(value.get().as_bytes()) => return Err(CloudEventError::TooDeep),
         (Some(value), None) => data(reader.event.content_type.as_deref(), value),
     };
     reader.finish(reading, data)

@@ -11,7 +11,7 @@ use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::Arrival;
 use serde::de::IgnoredAny;
 
-use super::is_json_type;
+use super::{is_json_type, is_nested_too_deep};
 
 const TIME: &str = "time";
 const MILLISECONDS: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
@@ -129,14 +129,14 @@ fn write_data(out: &mut Vec<u8>, content_type: Option<&str>, data: &[u8]) {
     }
     let json_type = is_json_type(content_type);
     match std::str::from_utf8(data) {
-        Ok(text) if json_type && is_json(text) => {
+        Ok(text) if json_type && is_json(text) && !is_nested_too_deep(data) => {
             write_name(out, "data");
             let from = out.len();
             out.extend_from_slice(data);
             // Between tokens a line break is as good as a space; within a text there can be none.
             out[from..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
         }
-        Ok(text) if content_type.is_none() => {
+        Ok(text) if content_type.is_none() && !is_json(text) => {
             write_attribute(out, "datacontenttype", Some("text/plain"));
             write_attribute(out, "data", Some(text));
         }
@@ -149,5 +149,6 @@ fn write_data(out: &mut Vec<u8>, content_type: Option<&str>, data: &[u8]) {
 }
 
 fn is_json(text: &str) -> bool {
+    // Sets no limit to the depth.
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
