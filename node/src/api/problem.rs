@@ -197,3 +197,32 @@ impl From<PathRejection> for ApiError {
         Self::new(Code::BadRequest, rejection.body_text())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_problems_in_the_documents_has_every_code_with_its_status() {
+        let schema = serde_json::to_value(Code::schema()).unwrap();
+        let names = schema["enum"].as_array().expect("a list of names").iter().filter_map(|name| name.as_str());
+        let codes: BTreeMap<String, u16> = names
+            .filter(|name| *name != "unknown")
+            .map(|name| (name.to_owned(), describe(serde_json::from_value(name.into()).unwrap()).0.as_u16()))
+            .collect();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http-api.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let rows = text.lines().skip_while(|line| !line.starts_with("| code | status |")).skip(2);
+        let mut documented = BTreeMap::new();
+        for row in rows.take_while(|row| row.starts_with('|')) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            for name in cells[1].split(", ") {
+                let before = documented.insert(name.trim_matches('`').to_owned(), cells[2].parse::<u16>().unwrap());
+                assert_eq!(before, None, "{name} is there twice");
+            }
+        }
+        assert_eq!(documented, codes);
+    }
+}
