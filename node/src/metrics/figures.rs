@@ -139,7 +139,8 @@ impl Figures {
     fn store(&self, sheet: &mut Sheet<'_>) -> Written {
         sheet.gauge("store_batch_bytes", "Bytes of the batches in the store.", self.batch_bytes as f64)?;
         sheet.gauge("store_disk_bytes", "Bytes that the store takes on disk.", self.disk_bytes as f64)?;
-        let cap = "Bytes that the store may take on disk before events of others are pruned.";
+        let cap = "Bytes that the store may take on disk. Beyond it events are pruned, first those of whoever takes more than a \
+            fair share.";
         sheet.gauge("store_cap_bytes", cap, self.cap_bytes as f64)?;
         if let Some(free_bytes) = self.free_bytes {
             let free = "Bytes that are free on the disk that holds the store.";
