@@ -20,7 +20,9 @@ const RULES: Rules = Rules {
 enum Step {
     Arrive { key: Option<u8>, repeat: bool },
     Fetch { member: u64, max: usize },
-    Ack { pick: usize, written: bool },
+    Ack { pick: usize, written: bool, elsewhere: bool },
+    AckLate { pick: usize },
+    TakeBack { pick: usize },
     AckUpto { pick: usize },
     Nack { pick: usize, delay_ms: u64 },
     Extend { pick: usize },
@@ -28,6 +30,7 @@ enum Step {
     Leave { member: u64 },
     Redrive { pick: usize },
     Restart,
+    Seek { pick: usize },
     Share { mine: bool },
     Elsewhere { pick: usize },
 }
@@ -37,7 +40,10 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (proptest::option::weighted(0.8, 0..3_u8), prop::bool::weighted(0.15))
             .prop_map(|(key, repeat)| Step::Arrive { key, repeat }),
         6 => (1..3_u64, 1..4_usize).prop_map(|(member, max)| Step::Fetch { member, max }),
-        5 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(pick, written)| Step::Ack { pick, written }),
+        5 => (any::<usize>(), prop::bool::weighted(0.8), prop::bool::weighted(0.1))
+            .prop_map(|(pick, written, elsewhere)| Step::Ack { pick, written, elsewhere }),
+        1 => any::<usize>().prop_map(|pick| Step::AckLate { pick }),
+        1 => any::<usize>().prop_map(|pick| Step::TakeBack { pick }),
         1 => any::<usize>().prop_map(|pick| Step::AckUpto { pick }),
         3 => (any::<usize>(), 0..30_u64).prop_map(|(pick, delay_ms)| Step::Nack { pick, delay_ms }),
         1 => any::<usize>().prop_map(|pick| Step::Extend { pick }),
@@ -45,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..3_u64).prop_map(|member| Step::Leave { member }),
         1 => any::<usize>().prop_map(|pick| Step::Redrive { pick }),
         1 => Just(Step::Restart),
+        1 => any::<usize>().prop_map(|pick| Step::Seek { pick }),
         1 => any::<bool>().prop_map(|mine| Step::Share { mine }),
         1 => any::<usize>().prop_map(|pick| Step::Elsewhere { pick }),
     ]
@@ -93,9 +100,16 @@ impl Model {
         match step {
             Step::Arrive { key, repeat } => self.arrive(key, repeat),
             Step::Fetch { member, max } => self.fetch(member, max),
-            Step::Ack { pick, written } => {
+            Step::Ack { pick, written, elsewhere } => {
                 if let Some(slot) = self.pick(pick) {
-                    self.ack(&[slot.place], written);
+                    self.ack(&[slot.place], written, elsewhere && slot.letter == 0);
+                }
+            }
+            Step::AckLate { pick } => self.ack_late(pick),
+            Step::TakeBack { pick } => {
+                if let Some(slot) = self.pick(pick) {
+                    self.consumer.take_back(&[slot]);
+                    self.out.remove(&slot);
                 }
             }
             Step::AckUpto { pick } => {
@@ -103,7 +117,7 @@ impl Model {
                     let places = self.consumer.delivered_upto(slot.place);
                     let out: Vec<Place> = self.out.keys().map(|slot| slot.place).filter(|p| *p <= slot.place).collect();
                     assert_eq!(places, out);
-                    self.ack(&places, true);
+                    self.ack(&places, true, false);
                 }
             }
             Step::Nack { pick, delay_ms } => {
@@ -132,6 +146,7 @@ impl Model {
             }
             Step::Redrive { pick } => self.redrive(pick),
             Step::Restart => self.restart(),
+            Step::Seek { pick } => self.seek(pick),
             Step::Share { mine } => self.share(mine),
             Step::Elsewhere { pick } => self.elsewhere(pick),
         }
@@ -159,6 +174,9 @@ impl Model {
         {
             self.offered += 1;
             self.consumer.offer(*offer);
+            if offer.place.index > 0 {
+                self.consumer.pass(Place::end_of(offer.place.arrival));
+            }
         }
     }
 
@@ -192,7 +210,7 @@ impl Model {
         (!self.out.is_empty()).then(|| *self.out.keys().nth(pick % self.out.len()).expect("there is one"))
     }
 
-    fn ack(&mut self, places: &[Place], written: bool) {
+    fn ack(&mut self, places: &[Place], written: bool, elsewhere: bool) {
         let settling = self.consumer.settle(places);
         assert_eq!(settling.begun.len(), places.len());
         let begun: BTreeSet<Slot> = settling.begun.iter().copied().collect();
@@ -204,12 +222,28 @@ impl Model {
         );
         let again = self.consumer.settle(places);
         assert!(again.begun.is_empty() && again.unknown.is_empty());
-        if !written {
+        if elsewhere {
+            let offer = self.log.iter().find(|offer| offer.place == places[0]).expect("it arrived");
+            self.told.push(offer.identity);
+            self.consumer.done_elsewhere(offer.identity);
+        }
+        if written {
+            self.consumer.confirm(&settling.begun);
+        } else {
             self.consumer.revert(&settling.begun);
+        }
+        if !written && !elsewhere {
             return;
         }
-        self.consumer.confirm(&settling.begun);
         settling.begun.iter().for_each(|slot| self.finish(*slot));
+    }
+
+    /// An answer to a delivery that was given up, or by somebody who never had it.
+    fn ack_late(&mut self, pick: usize) {
+        let open: Vec<Place> = self.events.iter().copied().filter(|place| self.consumer.is_open(*place)).collect();
+        if !open.is_empty() {
+            self.ack(&[open[pick % open.len()]], true, false);
+        }
     }
 
     fn finish(&mut self, slot: Slot) {
@@ -276,6 +310,23 @@ impl Model {
         self.again.clear();
     }
 
+    /// Only a consumer without a group seeks: nobody else did anything of it.
+    fn seek(&mut self, pick: usize) {
+        if self.log.is_empty() || self.consumer.share.is_some() || !self.told.is_empty() {
+            return;
+        }
+        let to = self.log[pick % self.log.len()].place;
+        self.consumer.seek(to, Hlc(0));
+        self.offered = self.log.iter().position(|offer| offer.place > to).unwrap_or(self.log.len());
+        self.log[..self.offered].iter().for_each(|offer| self.consumer.remember(offer.identity));
+        // What lies before is skipped, and what follows comes again, done or dead before.
+        self.done = self.events.range(..=to).copied().collect();
+        self.dead.clear();
+        self.again.clear();
+        self.out.clear();
+        self.failures.clear();
+    }
+
     fn share(&mut self, mine: bool) {
         // A group of one other has everything, or nothing.
         let members = vec![if mine { [1; 32] } else { [2; 32] }];
@@ -313,6 +364,10 @@ impl Model {
         assert!(self.consumer.entries.len() - self.consumer.redriven <= RULES.window);
         let progress = self.consumer.progress();
         assert_eq!(progress.in_flight, self.out.len());
+        assert_eq!(self.consumer.in_flight(), self.out.len());
+        assert_eq!(self.consumer.undone(), progress.waiting + progress.in_flight + progress.foreign);
+        let open = self.events.range(..=read).find(|place| !over(place) && !self.consumer.knows(**place));
+        assert!(open.is_none(), "{open:?} was read, and is not known");
     }
 
     /// Whatever happened: when somebody goes on working, everything is processed.
@@ -322,7 +377,7 @@ impl Model {
             self.offer();
             self.fetch(1, 4);
             while let Some(slot) = self.pick(0) {
-                self.ack(&[slot.place], true);
+                self.ack(&[slot.place], true, false);
             }
             self.now_ms += 100;
             self.tick();
@@ -359,9 +414,25 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_snapshot_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-        if let Ok(snapshot) = Snapshot::decode(&bytes) {
-            prop_assert_eq!(Snapshot::decode(&snapshot.encode()), Ok(snapshot));
+    fn a_snapshot_with_a_byte_changed_is_refused_or_another_snapshot(
+        floor in any::<u32>(), not_before in any::<u64>(),
+        steps in prop::collection::vec((0..300_u64, any::<u32>()), 0..20), at in any::<usize>(), byte in any::<u8>(),
+    ) {
+        let floor = Place { arrival: Arrival(floor.into()), index: 7 };
+        let mut arrival = floor.arrival.0;
+        let done = steps.into_iter().map(|(step, index)| {
+            arrival += step;
+            Place { arrival: Arrival(arrival), index }
+        });
+        let snapshot = Snapshot { floor, not_before: Hlc(not_before), done: done.collect() };
+        let mut bytes = snapshot.encode();
+        prop_assert_eq!(Snapshot::decode(&bytes), Ok(snapshot.clone()));
+        let at = at % bytes.len();
+        let same = bytes[at] == byte;
+        bytes[at] = byte;
+        if let Ok(changed) = Snapshot::decode(&bytes) {
+            prop_assert_eq!(changed == snapshot, same);
+            prop_assert_eq!(Snapshot::decode(&changed.encode()), Ok(changed));
         }
     }
 }
@@ -390,4 +461,30 @@ fn who_seeks_back_gets_what_was_done_before() {
     consumer.seek(beginning(), Hlc(0));
     assert!(consumer.offer(offer));
     assert_eq!(consumer.fetch(0, 1, 1).len(), 1);
+}
+
+#[test]
+fn a_place_is_known_when_it_was_read_and_is_for_this_consumer() {
+    let mut consumer = Consumer::new(RULES, Snapshot::default(), BTreeMap::new());
+    let place = |arrival| Place { arrival: Arrival(arrival), index: 0 };
+    consumer.offer(Offer { place: place(2), key: None, identity: Identity::new("t", "s", "1") });
+    consumer.pass(place(3));
+    assert!(consumer.knows(place(1)) && consumer.knows(place(2)));
+    assert!(!consumer.knows(place(3)), "it was skipped");
+    assert!(!consumer.knows(place(4)), "it was not read");
+}
+
+#[test]
+fn what_another_member_did_and_is_gone_here_can_be_told_and_dropped() {
+    let mut consumer = Consumer::new(RULES, Snapshot::default(), BTreeMap::new());
+    let members = vec![[2; 32]];
+    consumer.set_share(Some(Share { group: "g".into(), me: [1; 32], members, before: None }));
+    let place = Place { arrival: Arrival(1), index: 0 };
+    consumer.offer(Offer { place, key: None, identity: Identity::new("t", "s", "1") });
+    consumer.pass(Place::end_of(Arrival(1)));
+    assert_eq!(consumer.first_of_others(), Some(Slot { place, letter: 0 }));
+    let settling = consumer.settle(&[place]);
+    consumer.confirm(&settling.begun);
+    assert_eq!(consumer.first_of_others(), None);
+    assert_eq!(consumer.snapshot(&BTreeSet::new()).floor, Place::end_of(Arrival(1)));
 }

@@ -1,6 +1,9 @@
 //! What of a consumer survives its node's process.
 
+use std::collections::BTreeSet;
+
 use super::place::Place;
+use super::{Consumer, Entry, Progress, Slot, Stage};
 use crate::codec::{CodecError, Reader, Writer};
 use crate::hlc::Hlc;
 use crate::ids::Arrival;
@@ -65,6 +68,61 @@ impl Snapshot {
         }
         reader.end()?;
         Ok(Self { floor, not_before, done })
+    }
+}
+
+impl Consumer {
+    /// What is to be written: what is being settled with that write counts as done.
+    #[must_use]
+    pub fn snapshot(&self, settled: &BTreeSet<Slot>) -> Snapshot {
+        let from_log = || self.entries.iter().filter(|(slot, _)| slot.letter == 0);
+        let is_done = |slot: &Slot, entry: &Entry| match entry.stage {
+            Stage::Done => true,
+            Stage::Settling { .. } => settled.contains(slot),
+            Stage::Open { .. } | Stage::InFlight { .. } => false,
+        };
+        let first = from_log().find(|(slot, entry)| !is_done(slot, entry)).map(|(slot, _)| slot.place);
+        let floor = first.map_or(self.read, Place::before).max(self.floor);
+        let above = from_log().filter(|(slot, entry)| slot.place > floor && is_done(slot, entry));
+        let mut done: BTreeSet<Place> = above.map(|(slot, _)| slot.place).collect();
+        done.extend(self.done_before.range(floor..).filter(|place| **place > floor));
+        Snapshot { floor, not_before: self.not_before, done: done.into_iter().collect() }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let mut progress = Progress { floor: self.floor, read: self.read, ..Progress::default() };
+        for (slot, entry) in &self.entries {
+            match entry.stage {
+                Stage::Done => progress.done += 1,
+                Stage::InFlight { .. } | Stage::Settling { .. } => progress.in_flight += 1,
+                Stage::Open { .. } if entry.foreign => progress.foreign += 1,
+                Stage::Open { .. } => progress.waiting += 1,
+            }
+            if !entry.foreign && entry.stage != Stage::Done && slot.letter == 0 {
+                progress.first = progress.first.or(Some(slot.place));
+            }
+        }
+        progress
+    }
+
+    /// Forgets what is done at the bottom.
+    pub(super) fn raise_floor(&mut self) {
+        let mut first = None;
+        let mut gone = Vec::new();
+        for (slot, entry) in self.entries.iter().filter(|(slot, _)| slot.letter == 0) {
+            if entry.stage != Stage::Done {
+                first = Some(slot.place);
+                break;
+            }
+            gone.push(*slot);
+        }
+        self.done -= gone.len();
+        for slot in gone {
+            self.entries.remove(&slot);
+        }
+        self.floor = first.map_or(self.read, Place::before).max(self.floor);
     }
 }
 
