@@ -22,7 +22,7 @@ impl Service {
     /// Creates the consumer, or takes part in it.
     pub(crate) fn new(node: &Node, name: &str, config: &Value) -> Self {
         let service = Self { http: node.http(), name: name.to_owned() };
-        let answer = service.http.send(Method::PUT, &service.path(""), &JSON, config.to_string());
+        let answer = service.put(config);
         assert!([200, 201].contains(&answer.status), "{}", answer.text());
         service
     }
@@ -33,6 +33,10 @@ impl Service {
 
     pub(crate) fn post(&self, what: &str, body: &Value) -> Answer {
         self.http.post(&self.path(what), "application/json", body.to_string())
+    }
+
+    pub(crate) fn put(&self, config: &Value) -> Answer {
+        self.http.send(Method::PUT, &self.path(""), &JSON, config.to_string())
     }
 
     pub(crate) fn get(&self, what: &str) -> Value {
@@ -56,7 +60,7 @@ impl Service {
         assert_eq!(self.post("/nack", &body).expect(200).json()["events"], 1);
     }
 
-    fn commit(&self, processed: &Value, events: &Value) -> Answer {
+    pub(crate) fn commit(&self, processed: &Value, events: &Value) -> Answer {
         self.post("/commit", &json!({ "processed": [processed["rdlcursor"]], "events": events }))
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::consumers::{Service, ids, publish};
-use crate::harness::{Mesh, Node, eventually};
+use crate::harness::{Mesh, Node, eventually, exit};
 
 const COUNT: usize = 120;
 
@@ -120,4 +120,25 @@ fn what_both_sides_of_a_partition_do_has_the_same_ids() {
     for node in mesh.all() {
         assert_eq!(packed(&mesh[node]), sorted(all.clone()), "node {node} drops what came twice");
     }
+}
+
+#[test]
+fn what_a_member_prunes_of_the_others_does_not_hold_it_up() {
+    let mesh = Mesh::star(2);
+    mesh.connected(mesh.all());
+    let (one, other) = (member(&mesh[0]), member(&mesh[1]));
+    see_each_other(&[&one, &other]);
+    let all = jobs("k");
+    for jobs in all.chunks(10) {
+        publish(&mesh[0], "jobs", jobs);
+    }
+    mesh.count("jobs", COUNT, mesh.all());
+    // The other member does nothing.
+    let mine = work(&one, Duration::from_secs(3)).len();
+    assert_eq!(one.get("/lag")["of_other_members"], json!(COUNT - mine));
+    mesh[0].cli(&["topics", "set", "jobs", "--max-events", "1"]).expect(exit::OK);
+    eventually("the first member waits for nothing that is gone", || {
+        let lag = one.get("/lag");
+        lag["of_other_members"].as_u64().is_some_and(|left| left <= 10) && !lag["missed"].is_null()
+    });
 }

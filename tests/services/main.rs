@@ -10,6 +10,7 @@ mod harness;
 mod consumers;
 mod consumers_cli;
 mod consumers_group;
+mod consumers_places;
 mod description;
 mod languages;
 mod needs;

@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::json;
+
+use super::consumers::{Service, numbered, publish};
 use crate::harness::{Mesh, Node, eventually, lines};
 use crate::needs;
 
@@ -59,6 +62,27 @@ fn a_scrape_of_a_working_mesh_counts_what_happened() {
     eventually("both peers are in sync", || {
         let now = scrape(&mesh[0]);
         now.names_with("roundelay_peer_in_sync").iter().all(|name| now.value(name) == Some(1.0))
+    });
+}
+
+#[test]
+fn a_scrape_says_how_far_consumers_are() {
+    let mesh = Mesh::star(1);
+    let config = json!({ "topics": ["orders"], "max_deliver": 2, "backoff_ms": 1 });
+    let service = Service::new(&mesh[0], "billing", &config);
+    publish(&mesh[0], "orders", &numbered("o", 5));
+    let out = service.fetch(3, 5_000);
+    service.ack(&out[..1]);
+    let refuse = || service.post("/nack", &json!({ "cursor": out[1]["rdlcursor"], "delay_ms": 0 })).expect(200);
+    refuse();
+    assert_eq!(service.fetch(1, 5_000)[0]["rdlattempt"], 2);
+    refuse();
+    let expected = [("lag_events", 3.0), ("in_flight_events", 1.0), ("dead_letters", 1.0), ("members", 0.0)];
+    let counted = [("deliveries_total", 4.0), ("redeliveries_total", 1.0)];
+    eventually("the scrape says what happened", || {
+        let scrape = scrape(&mesh[0]);
+        let of = |name: &str| scrape.value(&format!(r#"roundelay_consumer_{name}{{consumer="billing"}}"#));
+        expected.iter().chain(&counted).all(|(name, value)| of(name) == Some(*value))
     });
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, HeaderValue};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, Http, Mesh, Node, exit};
 
@@ -268,6 +268,10 @@ fn more_streams_than_there_may_be_are_told_so() {
     let held: Vec<_> = (0..256).map(|_| http.stream("/v1/events?follow=true", &[])).collect();
     assert!(held.iter().all(|stream| stream.status() == 200));
     http.get("/v1/events?from=start").expect_problem(503, "too_many_streams");
+    let consumer = json!({ "topics": ["orders"] }).to_string();
+    http.send(reqwest::Method::PUT, "/v1/consumers/live", &[("content-type", "application/json")], consumer)
+        .expect(201);
+    http.get("/v1/consumers/live/stream").expect_problem(503, "too_many_streams");
     mesh[0].status();
     drop(held);
     let start = Instant::now();

@@ -1,31 +1,29 @@
 //! Durable consumers over HTTP.
 
+pub(super) mod stream;
+
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::openapi;
 use super::problem::ApiError;
 use super::server::Api;
-use super::types::{Code, HEARTBEAT_MS, Removed};
+use super::types::{Code, Removed};
 use crate::consumers::{
-    Acknowledged, CommitAnswer, CommitEvent, ConsumerConfig, ConsumerInfo, Consumers, ConsumersError, Fetched, Lag,
-    Letter, MAX_FETCH, MAX_WAIT, Missed, Seek, Which,
+    Acknowledged, CommitAnswer, CommitEvent, ConsumerConfig, ConsumerInfo, ConsumersError, Fetched, Lag, Letter,
+    MAX_FETCH, MAX_WAIT, Missed, Seek, Which,
 };
 
 /// Dead letters in one answer.
 const MAX_LISTED: usize = 1_000;
-/// Events that a stream has under way unless told otherwise.
-const STREAM_EVENTS: usize = 100;
 
 type Name = Result<Path<String>, PathRejection>;
 type Numbered = Result<Path<(String, u64)>, PathRejection>;
@@ -35,11 +33,12 @@ impl From<ConsumersError> for ApiError {
     fn from(error: ConsumersError) -> Self {
         use ConsumersError as E;
         let code = match &error {
-            E::BadName(_) | E::BadConfig(_) => Code::BadRequest,
+            E::BadName(_) | E::BadConfig(_) | E::BadCall(_) => Code::BadRequest,
             E::NoConsumer(_) | E::NoLetter(..) => Code::NotFound,
-            E::TooMany(_) | E::TooLarge(_) => Code::BodyTooLarge,
+            E::TooMany(_) => Code::TooManyConsumers,
+            E::TooLarge(_) => Code::BodyTooLarge,
             E::Exists(_) | E::GroupSeek(_) => Code::ConsumerExists,
-            E::BeingRemoved(_) => Code::Busy,
+            E::BeingRemoved(_) | E::TooManyWaiters(_) => Code::Busy,
             E::OtherStore(_) => Code::OtherStore,
             E::NotDelivered(..) => Code::NotDelivered,
             E::AlreadyDone(_) => Code::AlreadyDone,
@@ -66,6 +65,17 @@ pub(super) struct Ack {
     up_to: Option<String>,
 }
 
+/// Which events take longer.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Extend {
+    /// The `rdlcursor` of one event.
+    cursor: Option<String>,
+    /// Those of several.
+    #[serde(default)]
+    cursors: Vec<String>,
+}
+
 /// Which events could not be processed.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -75,7 +85,7 @@ pub(super) struct Nack {
     /// Those of several.
     #[serde(default)]
     cursors: Vec<String>,
-    /// Milliseconds before they are delivered again; the consumer's back-off if not given.
+    /// Milliseconds before they are delivered again, at most 86,400,000; the consumer's back-off if not given.
     delay_ms: Option<u64>,
     /// Why, for people: kept with a dead letter, its first 100 bytes.
     reason: Option<String>,
@@ -133,14 +143,6 @@ pub(super) struct FetchParameters {
     wait_ms: Option<u64>,
     /// The same with a unit: `500ms`, `10s`; without one in seconds.
     wait: Option<String>,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct StreamParameters {
-    /// Events that this stream may have that are not acknowledged.
-    max: Option<usize>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -300,89 +302,6 @@ fn write_fetched(fetched: &Fetched) -> Vec<u8> {
     body
 }
 
-/// Events as they come, as server-sent events. What is not acknowledged when the stream ends is delivered to others.
-#[utoipa::path(
-    get,
-    path = "/consumers/{name}/stream",
-    tag = openapi::CONSUMERS,
-    params(("name" = String, Path, description = "The consumer"), StreamParameters),
-    responses(
-        (status = 200, description = "`event`: a CloudEvent; `gap`: what was pruned", content_type = "text/event-stream"),
-        ApiError
-    )
-)]
-pub(super) async fn follow(
-    State(api): State<Api>,
-    name: Name,
-    parameters: Result<Query<StreamParameters>, QueryRejection>,
-) -> Result<Response, ApiError> {
-    let Path(name) = name?;
-    let max = parameters?.0.max.unwrap_or(STREAM_EVENTS).clamp(1, MAX_FETCH);
-    api.consumers.get(name.clone()).await?;
-    let stream = Outflow { member: Membership::new(&api.consumers, name), max, closing: api.closing.clone() };
-    let body = Body::from_stream(stream::unfold(stream, |mut stream| async move {
-        let chunk = stream.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(chunk), stream))
-    }));
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, body).into_response())
-}
-
-/// Somebody who fetches for as long as a connection lasts.
-struct Membership {
-    consumers: Consumers,
-    name: String,
-    number: u64,
-}
-
-impl Membership {
-    fn new(consumers: &Consumers, name: String) -> Self {
-        Self { consumers: consumers.clone(), name, number: consumers.new_member() }
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        let (consumers, name, number) = (self.consumers.clone(), std::mem::take(&mut self.name), self.number);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { consumers.leave(name, number).await });
-        }
-    }
-}
-
-struct Outflow {
-    member: Membership,
-    max: usize,
-    closing: tokio_util::sync::CancellationToken,
-}
-
-impl Outflow {
-    async fn next(&mut self) -> Option<Bytes> {
-        let until = Instant::now() + Duration::from_millis(HEARTBEAT_MS);
-        let Membership { consumers, name, number } = &self.member;
-        let fetched = tokio::select! {
-            biased;
-            () = self.closing.cancelled() => return None,
-            fetched = consumers.fetch_up_to(name.clone(), *number, self.max, until) => fetched.ok()?,
-        };
-        let mut chunk = Vec::new();
-        if let Some(gap) = &fetched.gap {
-            chunk.extend_from_slice(b"event: gap\ndata: ");
-            chunk.extend_from_slice(&serde_json::to_vec(gap).unwrap_or_default());
-            chunk.extend_from_slice(b"\n\n");
-        }
-        for event in &fetched.events {
-            chunk.extend_from_slice(b"event: event\ndata: ");
-            chunk.extend_from_slice(event);
-            chunk.extend_from_slice(b"\n\n");
-        }
-        if chunk.is_empty() {
-            chunk.extend_from_slice(b":\n\n");
-        }
-        Some(chunk.into())
-    }
-}
-
 /// Events are done. They are not delivered again, once this is answered.
 #[utoipa::path(
     post,
@@ -428,15 +347,15 @@ pub(super) async fn nack(
     path = "/consumers/{name}/extend",
     tag = openapi::CONSUMERS,
     params(("name" = String, Path, description = "The consumer")),
-    request_body = Ack,
+    request_body = Extend,
     responses((status = 200, body = Acknowledged), ApiError)
 )]
 pub(super) async fn extend(
     State(api): State<Api>,
     name: Name,
-    body: Parsed<Ack>,
+    body: Parsed<Extend>,
 ) -> Result<Json<Acknowledged>, ApiError> {
-    let Ack { cursor, mut cursors, .. } = body?.0;
+    let Extend { cursor, mut cursors } = body?.0;
     cursors.extend(cursor);
     Ok(Json(api.consumers.extend(name?.0, cursors).await?))
 }

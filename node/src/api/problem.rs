@@ -80,6 +80,7 @@ fn describe(code: Code) -> (StatusCode, &'static str) {
         Code::FileExists => (StatusCode::CONFLICT, "The file exists"),
         Code::IdTaken => (StatusCode::CONFLICT, "The id is taken by another event"),
         Code::Busy => (StatusCode::CONFLICT, "This is being done already"),
+        Code::TooManyConsumers => (StatusCode::CONFLICT, "Too many consumers"),
         Code::ConsumerExists => (StatusCode::CONFLICT, "The consumer cannot be changed so"),
         Code::OtherStore => (StatusCode::CONFLICT, "The cursor is of another store"),
         Code::NotDelivered => (StatusCode::CONFLICT, "The event was not delivered"),

@@ -210,7 +210,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(consumers::seek))
         .routes(routes!(consumers::lag))
         .routes(routes!(consumers::fetch))
-        .routes(routes!(consumers::follow))
+        .routes(routes!(consumers::stream::follow))
         .routes(routes!(consumers::ack))
         .routes(routes!(consumers::nack))
         .routes(routes!(consumers::extend))

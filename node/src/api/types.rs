@@ -134,6 +134,8 @@ pub enum Code {
     FileExists,
     /// What was asked for is being done already, and only once at a time.
     Busy,
+    /// The node has as many consumers as it may.
+    TooManyConsumers,
     /// A consumer of that name takes other events, or cannot be changed so.
     ConsumerExists,
     /// A cursor is of another store than this node's.

@@ -1,8 +1,10 @@
-//! The task that owns all consumers of a node.
+//! What owns all consumers of a node, on a thread of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use roundelay_protocol::consumer::{Expired, Failure, Slot};
 use roundelay_protocol::ids::{Arrival, Author, StoreEpoch};
 use roundelay_protocol::topic::Pattern;
@@ -10,18 +12,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::config::ConsumerConfig;
-use super::held::{Held, MAX_ATTEMPTS};
+use super::held::{Held, Loaded, MAX_ATTEMPTS};
 use super::letters::{MAX_LETTERS, plain_reason};
 use super::types::{Attempt, Fetched};
 use super::writes::Change;
 use super::{Consumers, marks, push};
 use crate::log::{LogError, LogReader};
+use crate::metrics::ConsumerFigures;
 use crate::node::{CallError, Committed, Node, Transaction};
 use crate::peer_id::author_of;
 
-/// Something that is to be done by the task.
+/// Something that is to be done with it.
 pub(super) type Order = Box<dyn FnOnce(&mut Actor) + Send>;
-/// What the task hears of a write.
+/// What it hears of a write.
 type Outcome = Result<Option<Committed>, CallError>;
 
 /// Changes that wait to be written before orders wait.
@@ -30,10 +33,13 @@ const MAX_QUEUED: usize = 4_096;
 const GROUP_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks for what was pruned.
 const GAP_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks at what is told to those who scrape, and how long one counts events that were not read yet.
+const FIGURES_INTERVAL: Duration = Duration::from_secs(1);
+const FIGURES_BUDGET: Duration = Duration::from_millis(20);
 /// Marks that one write removes.
 const REMOVE_RUN: usize = 4_096;
 
-/// The task's state.
+/// Its state.
 pub(super) struct Actor {
     pub(super) node: Node,
     pub(super) reader: LogReader,
@@ -54,6 +60,10 @@ pub(super) struct Actor {
     started: Instant,
     looked_at_groups: Option<Instant>,
     looked_for_gaps: Instant,
+    figures: Arc<Mutex<Vec<ConsumerFigures>>>,
+    told_figures: Instant,
+    /// Something may have changed since they were told.
+    figures_are_old: bool,
 }
 
 /// A group's consumer, and the nodes whose records name the group, each with whether it is linked.
@@ -61,7 +71,12 @@ type Announced = (String, Vec<(Author, bool)>);
 
 impl Actor {
     /// Runs until the node stops.
-    pub(super) async fn run(node: Node, mut inbox: mpsc::Receiver<Order>, handle: Consumers) {
+    pub(super) async fn run(
+        node: Node,
+        mut inbox: mpsc::Receiver<Order>,
+        handle: Consumers,
+        figures: Arc<Mutex<Vec<ConsumerFigures>>>,
+    ) {
         let Some(me) = author_of(&node.id()) else { return };
         let reader = node.log();
         let mut wake = reader.watch();
@@ -81,6 +96,9 @@ impl Actor {
             started: Instant::now(),
             looked_at_groups: None,
             looked_for_gaps: Instant::now(),
+            figures,
+            told_figures: Instant::now(),
+            figures_are_old: true,
             reader,
             node: node.clone(),
         };
@@ -100,10 +118,7 @@ impl Actor {
                 Some(outcome) = actor.written.1.recv() => actor.end_write(outcome),
                 Some((name, announced)) = actor.members.1.recv() => actor.take_members(&name, &announced),
                 Some(order) = inbox.recv(), if room => order(&mut actor),
-                () = tokio::time::sleep_until(deadline.into()) => {
-                    // A long replay must not hold the thread for ever.
-                    tokio::task::consume_budget().await;
-                }
+                () = tokio::time::sleep_until(deadline.into()) => {}
                 changed = changed_beyond(&mut wake) => if changed.is_err() { break },
             }
         }
@@ -169,15 +184,7 @@ impl Actor {
     pub(super) fn sweep(&mut self, name: &str) -> Result<(), LogError> {
         let removed = marks::remove(&self.reader, name)?;
         for marks in removed.chunks(REMOVE_RUN) {
-            self.change(Change {
-                consumer: name.to_owned(),
-                life: 0,
-                slots: Vec::new(),
-                marks: marks.to_vec(),
-                parts: Vec::new(),
-                alone: false,
-                done: Box::new(|_, _| {}),
-            });
+            self.change(Change::marks(name, marks.to_vec()));
         }
         Ok(())
     }
@@ -205,7 +212,21 @@ impl Actor {
             self.expire(&name, expired, "expired");
             self.serve(&name, now);
         }
+        self.tell_figures(now);
         more
+    }
+
+    /// Tells those who scrape how far the consumers are, now and then.
+    fn tell_figures(&mut self, now: Instant) {
+        self.figures_are_old = now - self.told_figures < FIGURES_INTERVAL;
+        if self.figures_are_old {
+            return;
+        }
+        self.told_figures = now;
+        let until = now + FIGURES_BUDGET;
+        // One whose log cannot be read was told of when it was to go on.
+        let figures = self.held.values_mut().filter_map(|held| held.figures(until).ok()).collect();
+        *self.figures.lock() = figures;
     }
 
     fn deadline(&self) -> Instant {
@@ -214,7 +235,8 @@ impl Actor {
         let waiters = |held: &Held| held.waiters.iter().map(|waiter| waiter.until).min();
         let group = self.held.values().any(|held| held.group.is_some()).then(|| Instant::now() + GROUP_INTERVAL);
         let all = self.held.values().flat_map(|held| [core(held), waiters(held)]);
-        all.chain([group]).flatten().min().unwrap_or(far).min(far)
+        let figures = self.figures_are_old.then(|| self.told_figures + FIGURES_INTERVAL);
+        all.chain([group, figures]).flatten().min().unwrap_or(far).min(far)
     }
 
     /// Answers those who wait for deliveries, as far as there are any.
@@ -236,7 +258,7 @@ impl Actor {
             }
             let deliveries = held.core.fetch(now_ms, waiter.member, room);
             let slots: Vec<Slot> = deliveries.iter().map(|delivery| delivery.slot).collect();
-            let (events, gone) = match held.load(&deliveries) {
+            let Loaded { events, again, gone, rest } = match held.load(&deliveries) {
                 Ok(loaded) => loaded,
                 Err(error) => {
                     held.core.take_back(&slots);
@@ -244,6 +266,7 @@ impl Actor {
                     continue;
                 }
             };
+            held.core.take_back(&rest);
             if !gone.is_empty() {
                 held.miss(gone.len() as u64, false);
                 gone_before.extend_from_slice(&gone);
@@ -253,7 +276,10 @@ impl Actor {
                 }
             }
             let gap = held.missed.filter(|_| std::mem::take(&mut held.missed_untold));
-            if waiter.reply.send(Ok(Fetched { events, gap })).is_err() {
+            let count = events.len() as u64;
+            if waiter.reply.send(Ok(Fetched { events, gap })).is_ok() {
+                held.handed_out = (held.handed_out.0 + count, held.handed_out.1 + again);
+            } else {
                 let kept: Vec<Slot> = slots.into_iter().filter(|slot| !gone.contains(slot)).collect();
                 held.core.take_back(&kept);
                 held.missed_untold |= gap.is_some();
@@ -263,9 +289,7 @@ impl Actor {
             let places: Vec<_> = gone_before.iter().map(|slot| slot.place).collect();
             let slots = held.core.settle(&places).begun;
             let life = held.life;
-            let done = Box::new(|_: &mut Self, _: Result<&[u64], _>| {});
-            let (marks, parts) = (Vec::new(), Vec::new());
-            self.change(Change { consumer: name.to_owned(), life, slots, marks, parts, alone: false, done });
+            self.change(Change { slots, ..Change::of(name, life) });
         }
     }
 
@@ -295,15 +319,8 @@ impl Actor {
         }
         tries.push(Attempt { at_ms: super::wall_ms(), outcome: outcome.to_owned(), reason: reason.map(plain_reason) });
         let tries = tries.clone();
-        let mut change = Change {
-            consumer: name.to_owned(),
-            life: held.life,
-            slots: Vec::new(),
-            marks: Vec::new(),
-            parts: Vec::new(),
-            alone: false,
-            done: Box::new(|_, _| {}),
-        };
+        let life = held.life;
+        let mut change = Change::of(name, life);
         let later_ms = later_ms + held.config.rules().max_backoff_ms;
         match failure {
             Failure::Again { .. } if slot.letter > 0 => return None,
@@ -332,12 +349,14 @@ impl Actor {
                     return Some(change);
                 };
                 change.marks = marks;
+                let name = name.to_owned();
                 change.done = Box::new(move |actor: &mut Self, outcome| {
-                    let (name, life) = (letter.0, letter.1);
-                    let Some(held) = actor.held.get_mut(&name).filter(|held| held.life == life) else { return };
+                    let Some(held) = actor.held.get_mut(&name) else { return };
                     match outcome {
-                        Ok(_) => held.letters.put(letter.2, None),
-                        Err(_) => held.core.postpone(slot, later_ms),
+                        // It is in the store, also after a seek.
+                        Ok(_) => held.letters.put(letter, None),
+                        Err(_) if held.life == life => held.core.postpone(slot, later_ms),
+                        Err(_) => {}
                     }
                 });
             }

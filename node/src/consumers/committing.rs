@@ -14,7 +14,7 @@ use super::error::ConsumersError;
 use super::held::{Held, log_error};
 use super::requests::CommitEvent;
 use super::types::CommitAnswer;
-use super::writes::Change;
+use super::writes::{Change, Written};
 use super::{MAX_COMMIT_EVENTS, Reply};
 use crate::cloudevents::{Defaults, Object, Reading, read_event};
 use crate::peer_id::text_of;
@@ -60,14 +60,16 @@ impl Actor {
         let places = self.places(processed)?;
         let digest = digest(name, &places, events);
         let (reader, me) = (self.reader.clone(), self.me);
+        if self.committing.contains_key(&(name.to_owned(), digest)) {
+            return Ok(Begun::Underway(digest));
+        }
         let held = self.held(name)?;
-        if let Some(base) = held.commits.base(&digest) {
+        // What was processed comes again after a seek, and then the same commit is another one.
+        let is_anew = places.iter().any(|place| held.core.is_open(*place));
+        if let Some(base) = held.commits.base(&digest).filter(|_| !is_anew) {
             let given = given(events, &base)?;
             let answer = held.commits.answer(&reader, me, &digest, &given).map_err(|error| log_error(&error))?;
             return answer.map(Begun::Answered).ok_or(ConsumersError::Stopped);
-        }
-        if self.committing.contains_key(&(name.to_owned(), digest)) {
-            return Ok(Begun::Underway(digest));
         }
         let (slots, already) = self.settle(name, &places)?;
         let begun = match already.first() {
@@ -105,10 +107,10 @@ impl Actor {
         change.parts.extend(parts);
         change.marks.push(mark);
         let (then, owned) = (change.done, name.to_owned());
-        let done = Box::new(move |actor: &mut Self, outcome: Result<&[u64], ConsumersError>| {
-            let firsts = outcome.clone().map(|firsts| topics.into_iter().zip(firsts.iter().copied()).collect());
+        let done = Box::new(move |actor: &mut Self, outcome: Written<'_>| {
+            let places = outcome.clone().map(|places| topics.into_iter().zip(places.iter().cloned()).collect());
             then(actor, outcome);
-            let answer = firsts.and_then(|firsts| Ok(actor.held(&owned)?.commits.put(made, firsts, &given)));
+            let answer = places.and_then(|places| Ok(actor.held(&owned)?.commits.put(made, &places, &given)));
             for reply in actor.committing.remove(&(owned, digest)).unwrap_or_default() {
                 let _ = reply.send(answer.clone());
             }
@@ -169,8 +171,11 @@ fn digest(name: &str, places: &[Place], events: &[CommitEvent]) -> Digest {
     }
     for event in events {
         add(event.topic.as_bytes());
-        let value = serde_json::from_str::<serde_json::Value>(event.event.get()).unwrap_or_default();
-        add(value.to_string().as_bytes());
+        match serde_json::from_str::<serde_json::Value>(event.event.get()) {
+            Ok(value) => add(value.to_string().as_bytes()),
+            // It nests too deep for that: then it is recognised as it is written.
+            Err(_) => add(event.event.get().as_bytes()),
+        }
     }
     first16(&hasher)
 }
@@ -213,4 +218,20 @@ fn encode(event: &CommitEvent, id: &str, origin: &Origin) -> Result<EncodedEvent
     }
     event.correlation = event.correlation.or_else(|| origin.correlation.clone());
     event.encode().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_that_nest_deeply_are_told_apart() {
+        let commit = |text: &str| {
+            let event = format!("{{\"data\":{}{text}{}}}", "[".repeat(200), "]".repeat(200));
+            let event = serde_json::value::RawValue::from_string(event).unwrap();
+            digest("c", &[], &[CommitEvent { topic: "t".into(), event }])
+        };
+        assert_eq!(commit("1"), commit("1"));
+        assert_ne!(commit("1"), commit("2"));
+    }
 }

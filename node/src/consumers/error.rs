@@ -11,6 +11,9 @@ pub enum ConsumersError {
     /// A set-up that makes no sense.
     #[error("{0}")]
     BadConfig(String),
+    /// A call that makes no sense.
+    #[error("{0}")]
+    BadCall(String),
     /// There is no such consumer.
     #[error("there is no consumer '{0}': see which there are, or create it")]
     NoConsumer(String),
@@ -32,7 +35,7 @@ pub enum ConsumersError {
     #[error("cursor '{0}' is of another store than this node's: fetch again, and acknowledge what that brings")]
     OtherStore(String),
     /// A cursor of an event that was never delivered by this consumer.
-    #[error("cursor '{0}' names no event that consumer '{1}' delivered: nothing was acknowledged")]
+    #[error("cursor '{0}' names no event that consumer '{1}' delivered: nothing was done with any of them")]
     NotDelivered(String, String),
     /// Something that was to be committed was done by somebody else.
     #[error(
@@ -44,6 +47,9 @@ pub enum ConsumersError {
         "consumer '{0}' is a member of a group, and what a group has done stays done: to process everything again, use a new group name on all its nodes"
     )]
     GroupSeek(String),
+    /// As many calls wait for a consumer's events as may.
+    #[error("{0} calls wait for events of this consumer already: ask again later")]
+    TooManyWaiters(usize),
     /// A request beyond a limit.
     #[error("{0}")]
     TooLarge(String),

@@ -1,17 +1,18 @@
 //! One consumer as the node holds it: what it decides by, where it reads, and what of it is in the store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+mod loading;
+mod reading;
 
-use roundelay_protocol::batch::VerifiedBatch;
-use roundelay_protocol::consumer::{
-    Consumer, Delivery, Identity, Key, MAX_REMEMBERED, Offer, Place, Slot, Snapshot, beginning,
-};
-use roundelay_protocol::event::{EventView, Item};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+pub(super) use loading::{Found, Loaded};
+use reading::Ahead;
+use roundelay_protocol::consumer::{Consumer, Place, Slot, Snapshot, beginning};
 use roundelay_protocol::heads::LogKey;
 use roundelay_protocol::hlc::Hlc;
-use roundelay_protocol::ids::{Arrival, Author, StoreEpoch};
-use roundelay_protocol::topic::{Pattern, Topic};
+use roundelay_protocol::ids::{Author, StoreEpoch};
+use roundelay_protocol::topic::Pattern;
 use roundelay_protocol::write_set::Mark;
 use tokio::sync::oneshot;
 
@@ -19,23 +20,18 @@ use super::config::ConsumerConfig;
 use super::error::ConsumersError;
 use super::letters::Letters;
 use super::marks;
-use super::types::{Attempt, Fetched, Lag, Letter, Missed};
-use crate::cloudevents::{self, write_event};
+use super::types::{Attempt, ConsumerInfo, Fetched, Lag, Letter, Missed};
 use crate::cursor::Cursor;
 use crate::log::{LogError, LogReader};
+use crate::metrics::ConsumerFigures;
 use crate::peer_id::text_of;
+use crate::subscription::TopicMemory;
 
-/// Batches and bytes that one turn reads for a consumer, at most.
-const READ_BATCHES: usize = 256;
-const READ_BYTES: usize = 1024 * 1024;
-/// Batches that are read back for what a consumer remembers of repeats.
-const READ_BACK_BATCHES: usize = 4_096;
-/// Events that are counted, beyond those that were looked at, for a consumer's lag.
-const MAX_COUNTED: u64 = 1_000_000;
-/// Topics whose match is remembered, and logs whose last sequence number is.
-const MAX_REMEMBERED_LOGS: usize = 65_536;
 /// Failed deliveries that are kept of one event.
 pub(super) const MAX_ATTEMPTS: usize = 64;
+
+/// Marks of failed deliveries that one write removes because others did their events.
+const MAX_STALE: usize = 1_024;
 
 /// Somebody who waits for deliveries.
 pub(super) struct Waiter {
@@ -65,21 +61,12 @@ pub(super) struct Held {
     pub(super) group: Option<super::group::Membership>,
     epoch: StoreEpoch,
     reader: LogReader,
-    patterns: Vec<Pattern>,
-    matching: HashMap<Topic, bool>,
+    topics: TopicMemory,
     /// The last sequence number that was read of each log, to tell what was pruned before.
     seen: BTreeMap<LogKey, u64>,
-}
-
-/// An event that was read again, to be delivered or kept.
-pub(super) struct Found {
-    pub(super) json: Vec<u8>,
-    pub(super) topic: String,
-    pub(super) kind: String,
-    pub(super) source: String,
-    pub(super) id: String,
-    pub(super) key: Option<String>,
-    pub(super) correlation: Option<String>,
+    ahead: Ahead,
+    /// Events that were handed out, and those of them that had been before.
+    pub(super) handed_out: (u64, u64),
 }
 
 /// Where a set-up or a seek says that a consumer begins: a place, and a time before which nothing is for it.
@@ -90,7 +77,18 @@ pub(super) fn parse_place(text: &str, reader: &LogReader, epoch: StoreEpoch) -> 
         "end" => Ok((Place::end_of(reader.last_arrival()), Hlc(0))),
         _ => match text.strip_prefix('@').and_then(digits) {
             Some(ms) => Ok((beginning(), Hlc::from_ms(ms))),
-            None => Ok((parse_cursor(text, epoch)?, Hlc(0))),
+            None => {
+                let place = parse_cursor(text, epoch)?;
+                let last = reader.last_arrival();
+                if place.arrival > last {
+                    return Err(ConsumersError::BadConfig(format!(
+                        "cursor '{text}' is beyond the end of this node's log, whose last arrival number is {}: events \
+                         in between would be skipped. Use 'end', or a cursor of an event that is here",
+                        last.0
+                    )));
+                }
+                Ok((place, Hlc(0)))
+            }
         },
     }
 }
@@ -132,7 +130,7 @@ impl Held {
         let mut held = Self {
             name: name.to_owned(),
             life: 0,
-            patterns: config.patterns()?,
+            topics: TopicMemory::new(config.patterns()?),
             group: super::group::Membership::of(&config, me),
             config,
             core,
@@ -145,8 +143,9 @@ impl Held {
             commits: super::commits::Commits::default(),
             epoch,
             reader: reader.clone(),
-            matching: HashMap::new(),
             seen: BTreeMap::new(),
+            ahead: Ahead::default(),
+            handed_out: (0, 0),
         };
         held.read_back().map_err(|error| log_error(&error))?;
         Ok(held)
@@ -166,13 +165,17 @@ impl Held {
         held.config = config;
         let (snapshot, pieces) = marks::read_snapshot(reader, name).map_err(read)?;
         held.state_pieces = pieces;
+        let floor = snapshot.as_ref().map_or(beginning(), |snapshot| snapshot.floor);
         let mut failures = BTreeMap::new();
         for (place, value) in marks::read_tries(reader, name).map_err(read)? {
             let attempts: Vec<Attempt> = serde_json::from_slice(&value).unwrap_or_default();
             let failed = attempts.len() as u32;
             // How long it has waited already is not known any more.
             let wait_ms = held.config.rules().backoff_ms(failed, rand::random());
-            failures.insert(place, (failed, now_ms + wait_ms));
+            if place > floor {
+                failures.insert(place, (failed, now_ms + wait_ms));
+            }
+            // What is not above the floor goes with the next write.
             held.tries.insert(Slot { place, letter: 0 }, attempts);
         }
         let missing = snapshot.is_none();
@@ -198,123 +201,6 @@ impl Held {
         }
     }
 
-    fn is_wanted(&mut self, topic: &Topic) -> bool {
-        if let Some(known) = self.matching.get(topic) {
-            return *known;
-        }
-        if self.matching.len() >= MAX_REMEMBERED_LOGS {
-            self.matching.clear();
-        }
-        let wanted = self.patterns.iter().any(|pattern| pattern.matches(topic));
-        self.matching.insert(topic.clone(), wanted);
-        wanted
-    }
-
-    fn takes(&self, event: &EventView<'_>) -> bool {
-        let kinds = &self.config.types;
-        event.hlc >= self.core.not_before() && (kinds.is_empty() || kinds.iter().any(|kind| kind == event.kind))
-    }
-
-    // ---- reading
-
-    /// Reads on for one turn. True when there may be more.
-    pub(super) fn read_on(&mut self) -> Result<bool, LogError> {
-        let last = self.reader.last_arrival();
-        let read = self.core.read();
-        let after = if read.index == u32::MAX { read.arrival } else { Arrival(read.arrival.0.saturating_sub(1)) };
-        if after >= last || self.core.room() == 0 {
-            return Ok(false);
-        }
-        let reader = self.reader.clone();
-        let this = std::cell::RefCell::new(&mut *self);
-        let scan = reader.scan_topic(&|topic| this.borrow_mut().is_wanted(topic), after, READ_BATCHES, READ_BYTES)?;
-        for (arrival, batch) in scan.batches {
-            if self.core.room() == 0 {
-                return Ok(false);
-            }
-            self.note_gap(&batch);
-            let topic = batch.header().topic.as_str();
-            for ((_, item), index) in batch.items().zip(0..) {
-                if let Item::Event(event) = item
-                    && self.takes(&event)
-                {
-                    self.core.offer(offer(topic, &event, Place { arrival, index }));
-                }
-            }
-            self.core.pass(Place::end_of(arrival));
-        }
-        self.core.pass(Place::end_of(scan.next));
-        Ok(scan.next < last)
-    }
-
-    /// Remembers what came last before the floor, so that repeats of it are recognised.
-    fn read_back(&mut self) -> Result<(), LogError> {
-        let floor = self.core.read();
-        let mut before = Arrival(floor.arrival.0.saturating_add(1));
-        let (mut identities, mut batches) = (Vec::new(), 0);
-        while before.0 > 1 && identities.len() < MAX_REMEMBERED && batches < READ_BACK_BATCHES {
-            let reader = self.reader.clone();
-            let this = std::cell::RefCell::new(&mut *self);
-            let wanted = |topic: &Topic| this.borrow_mut().is_wanted(topic);
-            let scan = reader.scan_back(&wanted, before, READ_BATCHES, READ_BYTES)?;
-            before = scan.next;
-            batches += scan.batches.len();
-            for (arrival, batch) in scan.batches {
-                let header = batch.header();
-                let seen = self.seen.entry(LogKey { topic: header.topic.clone(), author: header.author }).or_default();
-                *seen = header.last_seq().max(*seen);
-                let topic = header.topic.as_str();
-                let events = batch.items().zip(0..).filter_map(|((_, item), index)| match item {
-                    Item::Event(event) if Place { arrival, index } <= floor && self.takes(&event) => {
-                        Some(Identity::new(topic, event.source, event.id))
-                    }
-                    _ => None,
-                });
-                identities.extend(events.collect::<Vec<_>>().into_iter().rev());
-            }
-        }
-        identities.truncate(MAX_REMEMBERED);
-        identities.into_iter().rev().for_each(|identity| self.core.remember(identity));
-        Ok(())
-    }
-
-    // ---- what was pruned first
-
-    /// Events of a log between what was read last and this batch are lost when the log's floor says so.
-    fn note_gap(&mut self, batch: &VerifiedBatch) {
-        let header = batch.header();
-        let key = LogKey { topic: header.topic.clone(), author: header.author };
-        let read = self.seen.get(&key).copied().unwrap_or(0);
-        if header.first_seq > read + 1 {
-            let floor = self.reader.record(&key).ok().flatten().map_or(0, |record| record.floor);
-            self.miss(floor.min(header.first_seq - 1).saturating_sub(read), false);
-        }
-        if self.seen.len() < MAX_REMEMBERED_LOGS || self.seen.contains_key(&key) {
-            self.seen.insert(key, header.last_seq().max(read));
-        }
-    }
-
-    /// Looks whether logs were pruned beyond what was read of them.
-    pub(super) fn look_for_gaps(&mut self) {
-        let mut lost = 0;
-        for (key, read) in &mut self.seen {
-            let floor = self.reader.record(key).ok().flatten().map_or(0, |record| record.floor);
-            if floor > *read {
-                lost += floor - *read;
-                *read = floor;
-            }
-        }
-        self.miss(lost, false);
-    }
-
-    /// After a start: whether the place to go on from is below everything that is left here.
-    fn look_below(&mut self) {
-        let floor = self.core.read().arrival;
-        if floor.0 > 0 && self.reader.last_arrival() > floor && matches!(self.reader.chain_at(floor), Ok(None)) {
-            self.miss(0, true);
-        }
-    }
-
     pub(super) fn miss(&mut self, events: u64, more: bool) {
         if events == 0 && !more {
             return;
@@ -327,18 +213,6 @@ impl Held {
         tracing::warn!(consumer = self.name, events, "events were pruned before this consumer had done them");
     }
 
-    /// Reads on, and looks for what was pruned now and then. True when there may be more.
-    pub(super) fn go_on(&mut self, wall_ms: u64, look_for_gaps: bool) -> Result<bool, LogError> {
-        let mut more = false;
-        if let Some(group) = &mut self.group {
-            more |= group.read_on(&self.reader, &mut self.core, wall_ms)?;
-        }
-        if look_for_gaps && self.core.read().arrival < self.reader.last_arrival() {
-            self.look_for_gaps();
-        }
-        Ok(self.read_on()? || more)
-    }
-
     /// Goes on from elsewhere. What is to be removed from the store with that.
     pub(super) fn seek(&mut self, place: Place, not_before: Hlc) -> Result<Vec<Mark>, LogError> {
         self.core.seek(place, not_before);
@@ -347,25 +221,21 @@ impl Held {
             tries.keys().filter(|slot| slot.letter == 0).map(|slot| (marks::tries(&self.name, slot.place), None));
         let marks = marks.collect();
         self.seen.clear();
+        self.ahead = Ahead::default();
         self.read_back()?;
+        self.look_below();
         self.redrive_again();
         Ok(marks)
     }
 
     /// Makes a dead letter, or changes one whose event was delivered again in vain. `None`: its event is gone.
-    #[allow(clippy::type_complexity)]
-    pub(super) fn bury(
-        &mut self,
-        slot: Slot,
-        tries: Vec<Attempt>,
-    ) -> Result<Option<((String, u64, Letter), Vec<Mark>)>, LogError> {
+    pub(super) fn bury(&mut self, slot: Slot, tries: Vec<Attempt>) -> Result<Option<(Letter, Vec<Mark>)>, LogError> {
         if slot.letter > 0 {
             let failed = self.letters.fail_again(&self.name, slot.letter, tries);
-            return Ok(failed.map(|(letter, mark)| ((self.name.clone(), self.life, letter), vec![mark])));
+            return Ok(failed.map(|(letter, mark)| (letter, vec![mark])));
         }
         let Some(found) = self.find(slot.place)? else { return Ok(None) };
-        let (letter, marks) = self.letters.draw(&self.name, &found, self.cursor(slot.place), tries);
-        Ok(Some(((self.name.clone(), self.life, letter), marks)))
+        Ok(Some(self.letters.draw(&self.name, &found, self.cursor(slot.place), tries)))
     }
 
     /// The id and the correlation of an event that is being processed.
@@ -383,61 +253,6 @@ impl Held {
         Ok(read.map(|event| (event.id, event.correlationid)))
     }
 
-    // ---- deliveries
-
-    /// Reads deliveries back from the log. Those that are gone are told apart.
-    pub(super) fn load(&self, deliveries: &[Delivery]) -> Result<(Vec<Vec<u8>>, Vec<Slot>), LogError> {
-        let (mut events, mut gone) = (Vec::new(), Vec::new());
-        let mut batch: Option<(Arrival, Option<VerifiedBatch>)> = None;
-        for Delivery { slot, attempt } in deliveries {
-            let found = if slot.letter > 0 {
-                self.letters.event(&self.reader, &self.name, slot.letter)?
-            } else {
-                let arrival = slot.place.arrival;
-                if batch.as_ref().is_none_or(|(at, _)| *at != arrival) {
-                    batch = Some((arrival, self.batch_at(arrival)?));
-                }
-                let batch = batch.as_ref().and_then(|(_, batch)| batch.as_ref());
-                batch.and_then(|batch| self.render(batch, slot.place)).map(|found| found.json)
-            };
-            match found {
-                Some(json) => events.push(with_delivery(json, &self.cursor(slot.place), *attempt)),
-                None => gone.push(*slot),
-            }
-        }
-        Ok((events, gone))
-    }
-
-    /// An event as it is in the log.
-    pub(super) fn find(&self, place: Place) -> Result<Option<Found>, LogError> {
-        Ok(self.batch_at(place.arrival)?.and_then(|batch| self.render(&batch, place)))
-    }
-
-    fn batch_at(&self, arrival: Arrival) -> Result<Option<VerifiedBatch>, LogError> {
-        let before = Arrival(arrival.0.saturating_sub(1));
-        let found = self.reader.scan(before, 1, READ_BYTES)?.into_iter().next();
-        Ok(found.filter(|(at, _)| *at == arrival).map(|(_, batch)| batch))
-    }
-
-    fn render(&self, batch: &VerifiedBatch, place: Place) -> Option<Found> {
-        let (seq, item) = batch.items().nth(place.index as usize)?;
-        let Item::Event(event) = item else { return None };
-        let header = batch.header();
-        let author = text_of(&header.author);
-        let at = cloudevents::Place { topic: header.topic.as_str(), author: &author, seq, arrival: place.arrival };
-        let mut json = Vec::with_capacity(event.data.len() + 512);
-        write_event(&mut json, &event, &at);
-        Some(Found {
-            json,
-            topic: header.topic.to_string(),
-            kind: event.kind.to_owned(),
-            source: event.source.to_owned(),
-            id: event.id.to_owned(),
-            key: event.key.map(str::to_owned),
-            correlation: event.correlation.map(str::to_owned),
-        })
-    }
-
     pub(super) fn cursor(&self, place: Place) -> String {
         Cursor { epoch: self.epoch, arrival: place.arrival, index: place.index }.to_string()
     }
@@ -452,17 +267,24 @@ impl Held {
 
     // ---- what is known of it
 
-    pub(super) fn lag(&mut self) -> Result<Lag, LogError> {
+    /// All of it; counts what was not read yet until a time.
+    pub(super) fn info(&mut self, until: Instant) -> Result<ConsumerInfo, ConsumersError> {
+        let lag = self.lag(until).map_err(|error| log_error(&error))?;
+        Ok(ConsumerInfo { name: self.name.clone(), config: self.config.clone(), lag })
+    }
+
+    /// How far it is; counts what was not read yet until a time.
+    fn lag(&mut self, until: Instant) -> Result<Lag, LogError> {
+        let all = self.count_ahead(until)?;
         let progress = self.core.progress();
-        let (ahead, more) = self.count_ahead(progress.read)?;
         let oldest = match progress.first {
-            Some(place) => self.batch_at(place.arrival)?.map(|batch| batch.header().first_hlc.as_ms()),
+            Some(place) => self.reader.batch(place.arrival)?.map(|batch| batch.header().first_hlc.as_ms()),
             None => None,
         };
         let members = self.group.iter().flat_map(|group| group.members().map(|member| text_of(&Author(*member))));
         Ok(Lag {
-            events: (progress.waiting + progress.in_flight + progress.foreign) as u64 + ahead,
-            more,
+            events: self.core.undone() as u64 + self.ahead.events,
+            more: !all,
             waiting: progress.waiting as u64,
             in_flight: progress.in_flight as u64,
             of_other_members: progress.foreign as u64,
@@ -474,30 +296,19 @@ impl Held {
         })
     }
 
-    /// Counts what matches beyond what was read.
-    fn count_ahead(&mut self, read: Place) -> Result<(u64, bool), LogError> {
-        let (mut after, mut events) = (read.arrival, 0);
-        let reader = self.reader.clone();
-        let began = Instant::now();
-        while after < reader.last_arrival() {
-            if events >= MAX_COUNTED || began.elapsed() > Duration::from_millis(200) {
-                return Ok((events, true));
-            }
-            let this = std::cell::RefCell::new(&mut *self);
-            let wanted = |topic: &Topic| this.borrow_mut().is_wanted(topic);
-            let scan = reader.scan_topic(&wanted, after, READ_BATCHES, READ_BYTES)?;
-            after = scan.next;
-            for (_, batch) in scan.batches {
-                let all = self.config.types.is_empty() && batch.header().first_hlc >= self.core.not_before();
-                events += match all {
-                    true => batch.header().count - u64::from(batch.dropped()),
-                    false => {
-                        batch.items().filter(|(_, item)| matches!(item, Item::Event(e) if self.takes(e))).count() as u64
-                    }
-                };
-            }
-        }
-        Ok((events, false))
+    /// The same for those who scrape: what costs little.
+    pub(super) fn figures(&mut self, until: Instant) -> Result<ConsumerFigures, LogError> {
+        self.count_ahead(until)?;
+        let (deliveries, redeliveries) = self.handed_out;
+        Ok(ConsumerFigures {
+            name: self.name.clone(),
+            lag_events: self.core.undone() as u64 + self.ahead.events,
+            in_flight_events: self.core.in_flight() as u64,
+            dead_letters: self.letters.len() as u64,
+            deliveries,
+            redeliveries,
+            members: self.group.as_ref().map_or(0, |group| group.members().count() as u64),
+        })
     }
 
     /// Everything about it that is written with an acknowledgement.
@@ -510,20 +321,13 @@ impl Held {
         for slot in settled.iter().filter(|slot| slot.letter == 0 && self.tries.contains_key(slot)) {
             marks.push((marks::tries(&self.name, slot.place), None));
         }
+        // Another member of the group did these, or did them before a restart.
+        let done = ..=Slot { place: self.core.floor(), letter: u64::MAX };
+        let stale = self.tries.range(done).map(|(slot, _)| *slot).filter(|slot| slot.letter == 0);
+        for slot in stale.take(MAX_STALE).collect::<Vec<_>>() {
+            self.tries.remove(&slot);
+            marks.push((marks::tries(&self.name, slot.place), None));
+        }
         marks
     }
-}
-
-/// The offer of an event.
-pub(super) fn offer(topic: &str, event: &EventView<'_>, place: Place) -> Offer {
-    Offer { place, key: event.key.map(Key::new), identity: Identity::new(topic, event.source, event.id) }
-}
-
-/// Adds to an event in JSON what is known of its delivery.
-fn with_delivery(mut json: Vec<u8>, cursor: &str, attempt: u32) -> Vec<u8> {
-    if json.last() == Some(&b'}') {
-        json.pop();
-        json.extend_from_slice(format!(r#","rdlcursor":"{cursor}","rdlattempt":{attempt}}}"#).as_bytes());
-    }
-    json
 }

@@ -1,6 +1,6 @@
 //! Durable consumers: named places in the log that survive restarts, with deliveries that are acknowledged.
 //!
-//! One task owns all consumers of a node (`actor`). What they decide is in [`roundelay_protocol::consumer`]; here the
+//! One thread owns all consumers of a node (`actor`), as it reads the log for long at a time. What they decide is in [`roundelay_protocol::consumer`]; here the
 //! log is read for them, and what they say is written. An acknowledgement is answered when it is durable; all that wait
 //! meanwhile go into the next write together.
 
@@ -18,6 +18,7 @@ mod requests;
 mod types;
 mod writes;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,8 +31,10 @@ pub use types::{
 
 use actor::{Actor, Order};
 use held::Waiter;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::metrics::ConsumerFigures;
 use crate::node::Node;
 
 /// Consumers that a node has, at most.
@@ -40,8 +43,12 @@ pub const MAX_CONSUMERS: usize = 256;
 pub const MAX_CURSORS: usize = 10_000;
 /// Events that one fetch brings, at most.
 pub const MAX_FETCH: usize = 1_000;
+/// Bytes of events in JSON that one fetch brings, at most, or one event.
+pub const FETCH_BYTES: usize = 4 * 1024 * 1024;
 /// Events that one commit publishes, at most.
 pub const MAX_COMMIT_EVENTS: usize = 1_024;
+/// The longest delay that a negative acknowledgement asks for, in milliseconds: a day.
+pub const MAX_DELAY_MS: u64 = 86_400_000;
 /// The longest time that a fetch waits.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Orders that wait for the task.
@@ -51,7 +58,7 @@ const MAX_ORDERS: usize = 256;
 #[derive(Clone)]
 pub struct Consumers {
     orders: mpsc::Sender<Order>,
-    members: std::sync::Arc<AtomicU64>,
+    members: Arc<AtomicU64>,
 }
 
 fn wall_ms() -> u64 {
@@ -59,12 +66,20 @@ fn wall_ms() -> u64 {
 }
 
 impl Consumers {
-    /// Begins to serve the consumers of a node: those that its store knows go on. Ends with the node.
+    /// Begins to serve the consumers of a node: those that its store knows go on. Ends with the node. To be called on a
+    /// tokio runtime.
     #[must_use]
     pub fn start(node: Node) -> Self {
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
-        let consumers = Self { orders: orders.clone(), members: std::sync::Arc::new(AtomicU64::new(1)) };
-        tokio::spawn(Actor::run(node, inbox, consumers.clone()));
+        let consumers = Self { orders, members: Arc::new(AtomicU64::new(1)) };
+        let figures: Arc<Mutex<Vec<ConsumerFigures>>> = Arc::default();
+        let told = figures.clone();
+        node.metrics().watch_consumers(Arc::new(move || told.lock().clone()));
+        let (runtime, handle) = (tokio::runtime::Handle::current(), consumers.clone());
+        let serve = move || runtime.block_on(Actor::run(node, inbox, handle, figures));
+        if let Err(error) = std::thread::Builder::new().name("consumers".into()).spawn(serve) {
+            tracing::error!(%error, "the thread of the consumers cannot be started: there are none until the next start");
+        }
         consumers
     }
 
@@ -98,6 +113,14 @@ impl Consumers {
     /// When there is none.
     pub async fn get(&self, name: String) -> Result<ConsumerInfo, ConsumersError> {
         self.ask(move |actor, reply| drop(reply.send(actor.info(&name)))).await
+    }
+
+    /// Whether there is a consumer of that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn check(&self, name: String) -> Result<(), ConsumersError> {
+        self.ask(move |actor, reply| drop(reply.send(actor.held(&name).map(drop)))).await
     }
 
     /// All consumers.
@@ -135,8 +158,7 @@ impl Consumers {
         max: usize,
         until: Instant,
     ) -> Result<Fetched, ConsumersError> {
-        let max = max.min(MAX_FETCH);
-        self.ask(move |actor, reply| actor.fetch(&name, Waiter { member, max, bound: usize::MAX, until, reply })).await
+        self.wait_for(name, member, max, usize::MAX, until).await
     }
 
     /// Like [`Consumers::fetch`], for a member that goes on fetching and never has more than `bound` events that are
@@ -151,7 +173,18 @@ impl Consumers {
         bound: usize,
         until: Instant,
     ) -> Result<Fetched, ConsumersError> {
-        let max = bound.min(MAX_FETCH);
+        self.wait_for(name, member, bound, bound, until).await
+    }
+
+    async fn wait_for(
+        &self,
+        name: String,
+        member: u64,
+        max: usize,
+        bound: usize,
+        until: Instant,
+    ) -> Result<Fetched, ConsumersError> {
+        let max = max.min(MAX_FETCH);
         self.ask(move |actor, reply| actor.fetch(&name, Waiter { member, max, bound, until, reply })).await
     }
 
@@ -174,7 +207,7 @@ impl Consumers {
     /// own back-off.
     ///
     /// # Errors
-    /// When there is no such consumer, or a cursor cannot be read.
+    /// When there is no such consumer, a cursor was never delivered, or the delay is too long; then nothing is changed.
     pub async fn nack(
         &self,
         name: String,
@@ -188,7 +221,7 @@ impl Consumers {
     /// Events take longer: their deadlines begin anew.
     ///
     /// # Errors
-    /// When there is no such consumer, or a cursor cannot be read.
+    /// When there is no such consumer, or a cursor was never delivered; then nothing is changed.
     pub async fn extend(&self, name: String, cursors: Vec<String>) -> Result<Acknowledged, ConsumersError> {
         self.ask(move |actor, reply| drop(reply.send(actor.extend(&name, &cursors)))).await
     }

@@ -1,5 +1,7 @@
 //! What is asked of consumers, but commits.
 
+use std::time::{Duration, Instant};
+
 use roundelay_protocol::consumer::{Place, Slot};
 use roundelay_protocol::write_set::Mark;
 use serde::Deserialize;
@@ -10,12 +12,14 @@ use super::config::{ConsumerConfig, check_name};
 use super::error::ConsumersError;
 use super::held::{Held, Waiter, log_error, parse_cursor, parse_place};
 use super::types::{Acknowledged, ConsumerInfo, Lag, Letter, Which};
-use super::writes::Change;
-use super::{MAX_CONSUMERS, MAX_CURSORS, Reply, marks};
+use super::writes::{Change, Written};
+use super::{MAX_CONSUMERS, MAX_CURSORS, MAX_DELAY_MS, Reply, marks};
 use crate::node::Node;
 
 /// Those who wait for one consumer's events, at most.
 const MAX_WAITERS: usize = 1_024;
+/// How long one call counts events that were not read yet, for one consumer or for all.
+const COUNTING_BUDGET: Duration = Duration::from_millis(200);
 /// Letters that one write marks as redriven.
 const REDRIVE_RUN: usize = 256;
 
@@ -35,14 +39,13 @@ impl Actor {
     }
 
     pub(super) fn info(&mut self, name: &str) -> Result<ConsumerInfo, ConsumersError> {
-        let held = self.held(name)?;
-        let lag = held.lag().map_err(|error| log_error(&error))?;
-        Ok(ConsumerInfo { name: name.to_owned(), config: held.config.clone(), lag })
+        let until = Instant::now() + COUNTING_BUDGET;
+        self.held(name)?.info(until)
     }
 
     pub(super) fn list(&mut self) -> Result<Vec<ConsumerInfo>, ConsumersError> {
-        let names: Vec<String> = self.held.keys().cloned().collect();
-        names.iter().map(|name| self.info(name)).collect()
+        let until = Instant::now() + COUNTING_BUDGET;
+        self.held.values_mut().map(|held| held.info(until)).collect()
     }
 
     // ---- set-up
@@ -57,12 +60,7 @@ impl Actor {
         let node = self.node.clone();
         let owned = name.to_owned();
         self.change(Change {
-            consumer: name.to_owned(),
-            life,
-            slots: Vec::new(),
             marks: vec![(marks::config(name), marks::json(&config))],
-            parts: Vec::new(),
-            alone: false,
             done: Box::new(move |actor, outcome| match outcome {
                 Ok(_) => {
                     let info = actor.info(&owned).map(|info| (info, created));
@@ -78,6 +76,7 @@ impl Actor {
                     let _ = reply.send(Err(error));
                 }
             }),
+            ..Change::of(name, life)
         });
     }
 
@@ -123,53 +122,31 @@ impl Actor {
             tokio::spawn(async move { node.leave_topics(pattern).await });
         }
         let owned = name.to_owned();
-        self.change(Change {
-            consumer: name.to_owned(),
-            life: 0,
-            slots: Vec::new(),
-            marks: vec![(marks::config(name), None)],
-            parts: Vec::new(),
-            alone: false,
-            done: Box::new(move |actor, outcome| {
-                let swept = outcome.and_then(|_| actor.sweep(&owned).map_err(|error| log_error(&error)));
-                let Err(error) = swept else {
-                    return actor.change(Change {
-                        consumer: owned.clone(),
-                        life: 0,
-                        slots: Vec::new(),
-                        marks: Vec::new(),
-                        parts: Vec::new(),
-                        alone: false,
-                        done: Box::new(move |actor, outcome| {
-                            actor.removing.remove(&owned);
-                            let _ = reply.send(outcome.map(|_| true));
-                        }),
-                    });
-                };
+        let done = Box::new(move |actor: &mut Self, outcome: Written<'_>| {
+            let swept = outcome.and_then(|_| actor.sweep(&owned).map_err(|error| log_error(&error)));
+            if let Err(error) = swept {
                 actor.removing.remove(&owned);
-                let _ = reply.send(Err(error));
-            }),
+                return drop(reply.send(Err(error)));
+            }
+            let name = owned.clone();
+            actor.change(Change::answer(&owned, move |actor, outcome| {
+                actor.removing.remove(&name);
+                let _ = reply.send(outcome.map(|_| true));
+            }));
         });
+        self.change(Change { done, ..Change::marks(name, vec![(marks::config(name), None)]) });
     }
 
     pub(super) fn seek(&mut self, name: &str, to: &str, reply: Reply<Lag>) {
-        let sought = self.try_seek(name, to);
-        let change = match sought {
-            Ok((life, marks)) => (life, marks),
+        let (life, marks) = match self.try_seek(name, to) {
+            Ok(sought) => sought,
             Err(error) => return drop(reply.send(Err(error))),
         };
         let owned = name.to_owned();
-        self.change(Change {
-            consumer: name.to_owned(),
-            life: change.0,
-            slots: Vec::new(),
-            marks: change.1,
-            parts: Vec::new(),
-            alone: false,
-            done: Box::new(move |actor, outcome| {
-                let _ = reply.send(outcome.and_then(|_| actor.info(&owned).map(|info| info.lag)));
-            }),
+        let done = Box::new(move |actor: &mut Self, outcome: Written<'_>| {
+            let _ = reply.send(outcome.and_then(|_| actor.info(&owned).map(|info| info.lag)));
         });
+        self.change(Change { marks, done, ..Change::of(name, life) });
     }
 
     fn try_seek(&mut self, name: &str, to: &str) -> Result<(u64, Vec<Mark>), ConsumersError> {
@@ -189,8 +166,7 @@ impl Actor {
     pub(super) fn fetch(&mut self, name: &str, waiter: Waiter) {
         match self.held(name) {
             Ok(held) if held.waiters.len() >= MAX_WAITERS => {
-                let words = format!("{MAX_WAITERS} calls wait for events of this consumer already: ask again later");
-                let _ = waiter.reply.send(Err(ConsumersError::TooLarge(words)));
+                let _ = waiter.reply.send(Err(ConsumersError::TooManyWaiters(MAX_WAITERS)));
             }
             // The next turn serves it.
             Ok(held) => held.waiters.push_back(waiter),
@@ -206,8 +182,11 @@ impl Actor {
     }
 
     pub(super) fn places(&self, cursors: &[String]) -> Result<Vec<Place>, ConsumersError> {
-        if cursors.is_empty() || cursors.len() > MAX_CURSORS {
-            return Err(ConsumersError::TooLarge(format!("a call names 1 to {MAX_CURSORS} cursors")));
+        if cursors.is_empty() {
+            return Err(ConsumersError::BadCall("no cursor is named: give the rdlcursor of one event at least".into()));
+        }
+        if cursors.len() > MAX_CURSORS {
+            return Err(ConsumersError::TooLarge(format!("a call names at most {MAX_CURSORS} cursors")));
         }
         let mut places: Vec<Place> =
             cursors.iter().map(|text| parse_cursor(text, self.epoch)).collect::<Result<_, _>>()?;
@@ -216,7 +195,17 @@ impl Actor {
         Ok(places)
     }
 
-    /// Begins to call events done, all or none.
+    /// The places of events that were delivered.
+    fn delivered(&mut self, name: &str, cursors: &[String]) -> Result<Vec<Place>, ConsumersError> {
+        let places = self.places(cursors)?;
+        let held = self.held(name)?;
+        match places.iter().find(|place| !held.core.knows(**place)) {
+            Some(place) => Err(ConsumersError::NotDelivered(held.cursor(*place), name.to_owned())),
+            None => Ok(places),
+        }
+    }
+
+    /// Begins to call events done, all or none. The second part are those that are done, or on the way to be.
     pub(super) fn settle(&mut self, name: &str, places: &[Place]) -> Result<(Vec<Slot>, Vec<Place>), ConsumersError> {
         let held = self.held(name)?;
         let settling = held.core.settle(places);
@@ -228,57 +217,66 @@ impl Actor {
         Ok((settling.begun, settling.already))
     }
 
-    /// The change that calls events done. Dead letters that were delivered again go with it.
+    /// The change that calls events done. Dead letters that were delivered again go with it. When it cannot be made,
+    /// the events are as before.
     pub(super) fn done_with(&mut self, name: &str, slots: Vec<Slot>) -> Result<Change, ConsumersError> {
-        let reader = self.reader.clone();
-        let mut removed = Vec::new();
-        for slot in slots.iter().filter(|slot| slot.letter > 0) {
-            removed.extend(marks::remove_letter(&reader, name, slot.letter).map_err(|error| log_error(&error))?);
-        }
-        let life = self.held(name)?.life;
         let letters: Vec<u64> = slots.iter().map(|slot| slot.letter).filter(|letter| *letter > 0).collect();
+        let removed: Result<Vec<Vec<Mark>>, _> =
+            letters.iter().map(|letter| marks::remove_letter(&self.reader, name, *letter)).collect();
+        let held = self.held(name)?;
+        let removed = removed.map_err(|error| {
+            held.core.revert(&slots);
+            log_error(&error)
+        })?;
         let owned = name.to_owned();
-        Ok(Change {
-            consumer: name.to_owned(),
-            life,
-            slots,
-            marks: removed,
-            parts: Vec::new(),
-            alone: false,
-            done: Box::new(move |actor, outcome| {
-                if let (Ok(_), Some(held)) = (outcome, actor.held.get_mut(&owned)) {
-                    letters.iter().for_each(|letter| held.letters.remove(*letter));
-                }
-            }),
-        })
+        let done = Box::new(move |actor: &mut Self, outcome: Written<'_>| {
+            if let (Ok(_), Some(held)) = (outcome, actor.held.get_mut(&owned)) {
+                letters.iter().for_each(|letter| held.letters.remove(*letter));
+            }
+        });
+        Ok(Change { slots, marks: removed.concat(), done, ..Change::of(name, held.life) })
     }
 
     pub(super) fn ack(&mut self, name: &str, which: Which, reply: Reply<Acknowledged>) {
-        let change = self.try_ack(name, which);
-        let (change, acknowledged) = match change {
-            Ok(change) => change,
-            Err(error) => return drop(reply.send(Err(error))),
+        let places = match which {
+            Which::Each(cursors) => self.places(&cursors),
+            Which::UpTo(cursor) => parse_cursor(&cursor, self.epoch)
+                .and_then(|upto| self.held(name).map(|held| held.core.delivered_upto(upto))),
         };
-        let then = change.done;
-        let done = Box::new(move |actor: &mut Self, outcome: Result<&[u64], ConsumersError>| {
-            let told = outcome.clone().map(|_| acknowledged);
-            then(actor, outcome);
-            let _ = reply.send(told);
-        });
-        self.change(Change { done, ..change });
+        match places {
+            Ok(places) => self.ack_places(name, &places, Acknowledged::default(), reply),
+            Err(error) => drop(reply.send(Err(error))),
+        }
     }
 
-    fn try_ack(&mut self, name: &str, which: Which) -> Result<(Change, Acknowledged), ConsumersError> {
-        let places = match which {
-            Which::Each(cursors) => self.places(&cursors)?,
-            Which::UpTo(cursor) => {
-                let upto = parse_cursor(&cursor, self.epoch)?;
-                self.held(name)?.core.delivered_upto(upto)
-            }
+    /// Acknowledges, beside what the same call has acknowledged already.
+    fn ack_places(&mut self, name: &str, places: &[Place], before: Acknowledged, reply: Reply<Acknowledged>) {
+        let begun = self.settle(name, places);
+        let begun = begun.and_then(|(slots, already)| {
+            let events = before.events + slots.len() as u64;
+            Ok((self.done_with(name, slots)?, events, already))
+        });
+        let (change, events, already) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return drop(reply.send(Err(error))),
         };
-        let (slots, already) = self.settle(name, &places)?;
-        let acknowledged = Acknowledged { events: slots.len() as u64, already: already.len() as u64 };
-        Ok((self.done_with(name, slots)?, acknowledged))
+        let (then, life, owned) = (change.done, change.life, name.to_owned());
+        let done = Box::new(move |actor: &mut Self, outcome: Written<'_>| {
+            let told = outcome.clone().map(drop);
+            then(actor, outcome);
+            // What was on the way to be done may have been refused meanwhile.
+            let held = actor.held.get(&owned).filter(|held| held.life == life && told.is_ok());
+            let open: Vec<Place> = held.map_or_else(Vec::new, |held| {
+                already.iter().copied().filter(|place| held.core.is_open(*place)).collect()
+            });
+            let acknowledged = Acknowledged { events, already: (already.len() - open.len()) as u64 + before.already };
+            if open.is_empty() {
+                let _ = reply.send(told.map(|()| acknowledged));
+            } else {
+                actor.ack_places(&owned, &open, acknowledged, reply);
+            }
+        });
+        self.change(Change { done, ..change });
     }
 
     pub(super) fn nack(
@@ -289,7 +287,12 @@ impl Actor {
         reason: Option<&str>,
         reply: Reply<Acknowledged>,
     ) {
-        let places = match self.places(cursors).and_then(|places| self.held(name).map(|_| places)) {
+        let too_long = delay_ms.is_some_and(|delay_ms| delay_ms > MAX_DELAY_MS);
+        let places = match too_long {
+            true => Err(ConsumersError::BadCall(format!("delay_ms is at most {MAX_DELAY_MS}, which is a day"))),
+            false => self.delivered(name, cursors),
+        };
+        let places = match places {
             Ok(places) => places,
             Err(error) => return drop(reply.send(Err(error))),
         };
@@ -308,20 +311,11 @@ impl Actor {
                 None => acknowledged.already += 1,
             }
         }
-        // Answered behind what was queued now.
-        self.change(Change {
-            consumer: name.to_owned(),
-            life: 0,
-            slots: Vec::new(),
-            marks: Vec::new(),
-            parts: Vec::new(),
-            alone: false,
-            done: Box::new(move |_, outcome| drop(reply.send(outcome.map(|_| acknowledged)))),
-        });
+        self.change(Change::answer(name, move |_, outcome| drop(reply.send(outcome.map(|_| acknowledged)))));
     }
 
     pub(super) fn extend(&mut self, name: &str, cursors: &[String]) -> Result<Acknowledged, ConsumersError> {
-        let places = self.places(cursors)?;
+        let places = self.delivered(name, cursors)?;
         let now_ms = self.now_ms();
         let extended = self.held(name)?.core.extend(now_ms, &places);
         Ok(Acknowledged { events: extended as u64, already: (places.len() - extended) as u64 })
@@ -355,31 +349,16 @@ impl Actor {
             let run: Vec<_> = letters.by_ref().take(REDRIVE_RUN).collect();
             let marks = run.iter().map(|(_, mark, _)| mark.clone()).collect();
             let owned = name.to_owned();
-            self.change(Change {
-                consumer: name.to_owned(),
-                life,
-                slots: Vec::new(),
-                marks,
-                parts: Vec::new(),
-                alone: false,
-                done: Box::new(move |actor, outcome| {
-                    let Some(held) = actor.held.get_mut(&owned).filter(|_| outcome.is_ok()) else { return };
-                    for (letter, _, offer) in run {
-                        held.core.redrive(letter.number, offer);
-                        held.letters.put(letter, Some(offer));
-                    }
-                }),
+            let done = Box::new(move |actor: &mut Self, outcome: Written<'_>| {
+                let Some(held) = actor.held.get_mut(&owned).filter(|_| outcome.is_ok()) else { return };
+                for (letter, _, offer) in run {
+                    held.core.redrive(letter.number, offer);
+                    held.letters.put(letter, Some(offer));
+                }
             });
+            self.change(Change { marks, done, ..Change::of(name, life) });
         }
-        self.change(Change {
-            consumer: name.to_owned(),
-            life: 0,
-            slots: Vec::new(),
-            marks: Vec::new(),
-            parts: Vec::new(),
-            alone: false,
-            done: Box::new(move |_, outcome| drop(reply.send(outcome.map(|_| count)))),
-        });
+        self.change(Change::answer(name, move |_, outcome| drop(reply.send(outcome.map(|_| count)))));
     }
 
     #[allow(clippy::type_complexity)]

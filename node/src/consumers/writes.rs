@@ -10,14 +10,16 @@ use roundelay_protocol::write_set::Mark;
 
 use super::actor::Actor;
 use super::error::ConsumersError;
-use crate::node::{CallError, Committed, Transaction};
+use crate::node::{CallError, Committed, PartPlace, Transaction};
 
 /// Changes that one write holds, and bytes of their events.
 const MAX_CHANGES: usize = 1_024;
 const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
 
-/// What is told when a change is durable, with the first sequence number of each of its parts, or was refused.
-pub(super) type Done = Box<dyn FnOnce(&mut Actor, Result<&[u64], ConsumersError>) + Send>;
+/// What became of a change: where each of its parts is once it is durable, or why it was refused.
+pub(super) type Written<'a> = Result<&'a [PartPlace], ConsumersError>;
+/// Hears of it.
+pub(super) type Done = Box<dyn FnOnce(&mut Actor, Written<'_>) + Send>;
 
 /// Something that is written all or nothing.
 pub(super) struct Change {
@@ -34,6 +36,29 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// A change of a consumer in one of its lives that writes how far it is.
+    pub(super) fn of(consumer: &str, life: u64) -> Self {
+        Self {
+            consumer: consumer.to_owned(),
+            life,
+            slots: Vec::new(),
+            marks: Vec::new(),
+            parts: Vec::new(),
+            alone: false,
+            done: Box::new(|_, _| {}),
+        }
+    }
+
+    /// One that writes these alone, whatever became of the consumer.
+    pub(super) fn marks(consumer: &str, marks: Vec<Mark>) -> Self {
+        Self { marks, ..Self::of(consumer, 0) }
+    }
+
+    /// One that writes nothing: it is told when all that was queued before is durable, or with a refusal of that.
+    pub(super) fn answer(consumer: &str, done: impl FnOnce(&mut Actor, Written<'_>) + Send + 'static) -> Self {
+        Self { done: Box::new(done), ..Self::of(consumer, 0) }
+    }
+
     fn bytes(&self) -> usize {
         let events = self.parts.iter().flat_map(|(_, events)| events);
         events.map(EncodedEvent::item_bytes).sum::<usize>() + self.marks.iter().map(mark_bytes).sum::<usize>()
@@ -101,8 +126,7 @@ impl Actor {
         let changes = std::mem::take(&mut self.writing);
         let refused = match outcome {
             Ok(committed) => {
-                let firsts: Vec<u64> =
-                    committed.iter().flat_map(|committed| &committed.places).map(|place| place.first_seq).collect();
+                let places = committed.map(|committed| committed.places).unwrap_or_default();
                 let mut at = 0;
                 for change in changes {
                     let parts = change.parts.len();
@@ -110,7 +134,7 @@ impl Actor {
                         held.core.confirm(&change.slots);
                         change.slots.iter().for_each(|slot| drop(held.tries.remove(slot)));
                     }
-                    (change.done)(self, Ok(firsts.get(at..at + parts).unwrap_or_default()));
+                    (change.done)(self, Ok(places.get(at..at + parts).unwrap_or_default()));
                     at += parts;
                 }
                 return;

@@ -5,7 +5,7 @@
 pub struct ConsumerFigures {
     /// Its name.
     pub name: String,
-    /// Events that match and are not acknowledged.
+    /// Events that match and are not acknowledged, as far as they were counted.
     pub lag_events: u64,
     /// Events that were handed out and not acknowledged yet.
     pub in_flight_events: u64,
@@ -15,7 +15,7 @@ pub struct ConsumerFigures {
     pub deliveries: u64,
     /// Of these, the ones that had been handed out before.
     pub redeliveries: u64,
-    /// Members that take part on this node.
+    /// Members of its group that are alive; 0 without a group.
     pub members: u64,
 }
 

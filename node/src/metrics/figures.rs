@@ -277,7 +277,8 @@ impl Figures {
         let help = "Events that were handed out and not acknowledged yet.";
         each("consumer_in_flight_events", help, &|it| it.in_flight_events)?;
         each("consumer_dead_letters", "Events among a consumer's dead letters.", &|it| it.dead_letters)?;
-        each("consumer_members", "Members that share a consumer on this node.", &|it| it.members)?;
+        let members = "Members of a consumer's group that are alive; 0 without a group.";
+        each("consumer_members", members, &|it| it.members)?;
         let mut each = |name: &str, help: &str, value: &dyn Fn(&ConsumerFigures) -> u64| {
             let labelled = |it: &ConsumerFigures| ([("consumer", it.name.clone())], value(it));
             sheet.counters(name, help, self.consumers.iter().map(labelled))
