@@ -76,3 +76,38 @@ fn dead_letters_are_listed_shown_and_delivered_again() {
     let service = Service::new(node, "ship", &json!({ "topics": ["orders"], "max_deliver": 2 }));
     assert_eq!(service.get("/dead"), json!([]));
 }
+
+#[test]
+fn a_handler_goes_on_when_one_of_its_events_is_refused_or_done_elsewhere() {
+    let mesh = Mesh::star(1);
+    let node = &mesh[0];
+    publish(node, "orders", &["a:1", "b:1", "c:1"].map(str::to_owned));
+    let config = json!({ "topics": ["orders"], "max_deliver": 1 });
+    let service = Service::new(node, "ship", &config);
+    let cursors = tempfile::tempdir().expect("a folder");
+    let (told, go_on) = (cursors.path().join("cursor"), cursors.path().join("go on"));
+    // Of the first too much comes for one event, and the second is acknowledged while its command runs.
+    let script = format!(
+        r#"case "$CE_ID" in
+             a:1) head -c 1100000 /dev/zero | tr '\0' x ;;
+             b:1) echo "$CE_RDLCURSOR" >'{told}.new' && mv '{told}.new' '{told}'; until test -e '{go_on}'; do sleep 0.1; done ;;
+           esac; echo "$CE_ID""#,
+        told = told.display(),
+        go_on = go_on.display(),
+    );
+    let args = ["on", "orders", "--durable", "ship", "--emit", "shipped", "--count", "1", "--json", "--", "sh", "-c"];
+    let ran = std::thread::scope(|scope| {
+        let ran = scope.spawn(|| node.cli(&[&args[..], &[&script]].concat()));
+        eventually("the second command runs", || told.exists());
+        let cursor = std::fs::read_to_string(&told).expect("a cursor");
+        assert_eq!(service.post("/ack", &json!({ "cursor": cursor.trim() })).expect(200).json()["events"], 1);
+        std::fs::write(&go_on, "").expect("a file");
+        ran.join().expect("it ran")
+    });
+    let ran = ran.expect(exit::OK);
+    let outcomes: Vec<Value> = ran.stdout.lines().map(|line| json_of(line)["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["failed", "done elsewhere", "acknowledged"], "{}", ran.stdout);
+    let dead = service.get("/dead");
+    assert_eq!((&dead[0]["id"], dead.as_array().map(Vec::len)), (&json!("a:1"), Some(1)), "{dead}");
+    assert_eq!(node.count("shipped"), 1);
+}

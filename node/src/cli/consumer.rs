@@ -140,29 +140,17 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
         Command::Ls => show(output, &client.consumers().await?),
         Command::Add(add) => {
             let info = client.put_consumer(&add.name, &add.config()).await?;
-            if output.is_json() {
-                return output.json(&info);
-            }
-            output.note(&format!("consumer {} takes {}", info.name, info.config.topics.join(", ")));
-            Ok(())
+            output.told(&info, || format!("consumer {} takes {}", info.name, info.config.topics.join(", ")))
         }
         Command::Rm { name } => {
             if !client.remove_consumer(&name).await? {
                 return Err(no_consumer(&name));
             }
-            if output.is_json() {
-                return output.json(&json!({ "removed": name }));
-            }
-            output.note(&format!("removed {name}"));
-            Ok(())
+            output.told(&json!({ "removed": name }), || format!("removed {name}"))
         }
         Command::Seek { name, to } => {
             let lag = client.ask_consumer(&name, &["seek"], &json!({ "to": to })).await?;
-            if output.is_json() {
-                return output.json(&lag);
-            }
-            output.note(&format!("{name} goes on from {to}: {} events to do", lag["events"]));
-            Ok(())
+            output.told(&lag, || format!("{name} goes on from {to}: {} events to do", lag["events"]))
         }
         Command::Lag { name } => {
             let info = client.consumer(&name).await?;

@@ -83,11 +83,7 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
         Command::Redrive { consumer, number, all } => {
             let body = json!({ "number": number, "all": all });
             let answer = client.ask_consumer(&consumer, &["dead", "redrive"], &body).await?;
-            if output.is_json() {
-                return output.json(&answer);
-            }
-            output.note(&format!("{} are delivered again", answer["redriven"]));
-            Ok(())
+            output.told(&answer, || format!("{} are delivered again", answer["redriven"]))
         }
     }
 }

@@ -9,13 +9,13 @@ use futures::StreamExt;
 use roundelay_protocol::topic::{Pattern, Topic};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::api::client::Client;
-use crate::api::types::{EventsQuery, From, PublishOptions};
+use crate::api::client::{Client, ClientError};
+use crate::api::types::{Code, EventsQuery, From, Problem, PublishOptions};
 use crate::consumers::ConsumerConfig;
 
 use super::error::CliError;
@@ -125,7 +125,11 @@ impl Runner {
             ..ConsumerConfig::new(vec![self.args.pattern.to_string()])
         };
         // One that is there keeps its settings, so that `consumer add` can choose them.
-        let known = self.client.consumers().await?.into_iter().find(|info| info.name == name);
+        let known = match self.client.consumer(name).await {
+            Ok(info) => Some(info),
+            Err(ClientError::Problem(problem)) if problem.code == Code::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
         let info = match known {
             Some(info) if info.config.topics == config.topics && info.config.group == config.group => info,
             Some(info) => {
@@ -165,29 +169,48 @@ impl Runner {
                 outcome = &mut command => break outcome?,
                 () = tokio::time::sleep(ack_wait / 3) => {
                     let body = json!({ "cursor": cursor });
-                    self.client.ask_consumer(name, &["extend"], &body).await?;
+                    match self.client.ask_consumer(name, &["extend"], &body).await {
+                        // The command goes on: what became of its event is seen when it ends.
+                        Err(ClientError::Problem(problem)) if is_about_the_event(&problem) => {}
+                        extended => drop(extended?),
+                    }
                 }
             }
         };
-        match outcome {
-            Outcome::Failed(reason) => {
-                let body = json!({ "cursor": cursor, "reason": reason });
-                self.client.ask_consumer(name, &["nack"], &body).await?;
-                self.tell(&attributes, "failed", 0, Some(&reason))
+        let printed = match outcome {
+            Outcome::Failed(reason) => return self.fail(name, &cursor, &attributes, &reason).await,
+            Outcome::Done(printed) => printed,
+        };
+        let events = self.emitted(&printed, &attributes);
+        let answered = match self.args.emit.as_ref().filter(|_| !events.is_empty()) {
+            Some(topic) => {
+                let event = |event: &Value| json!({ "topic": topic.as_str(), "event": event });
+                let events: Vec<Value> = events.iter().map(event).collect();
+                let body = json!({ "processed": [cursor], "events": events });
+                self.client.ask_consumer(name, &["commit"], &body).await
             }
-            Outcome::Done(printed) => {
-                let events = self.emitted(&printed, &attributes);
-                if let Some(topic) = self.args.emit.as_ref().filter(|_| !events.is_empty()) {
-                    let event = |event: &Value| json!({ "topic": topic.as_str(), "event": event });
-                    let events: Vec<Value> = events.iter().map(event).collect();
-                    let body = json!({ "processed": [cursor], "events": events });
-                    self.client.ask_consumer(name, &["commit"], &body).await?;
-                } else {
-                    self.client.ask_consumer(name, &["ack"], &json!({ "cursor": cursor })).await?;
-                }
-                self.tell(&attributes, "acknowledged", events.len(), None)
+            None => self.client.ask_consumer(name, &["ack"], &json!({ "cursor": cursor })).await,
+        };
+        match answered {
+            Ok(_) => self.tell(&attributes, "acknowledged", events.len(), None),
+            Err(ClientError::Problem(problem)) if problem.code == Code::AlreadyDone => {
+                self.tell(&attributes, "done elsewhere", 0, Some("another call was before this one"))
             }
+            // Only this event cannot be done so: it is tried again, and dies in the end.
+            Err(ClientError::Problem(problem)) if is_about_the_event(&problem) => {
+                self.fail(name, &cursor, &attributes, &problem.detail).await
+            }
+            Err(error) => Err(error.into()),
         }
+    }
+
+    async fn fail(&self, name: &str, cursor: &str, event: &Attributes, reason: &str) -> Result<(), CliError> {
+        match self.client.ask_consumer(name, &["nack"], &json!({ "cursor": cursor, "reason": reason })).await {
+            // After a seek, or in another store, it is not delivered any more.
+            Err(ClientError::Problem(problem)) if is_about_the_event(&problem) => {}
+            refused => drop(refused?),
+        }
+        self.tell(event, "failed", 0, Some(reason))
     }
 
     // ---- without
@@ -249,18 +272,29 @@ impl Runner {
         command.args(arguments).envs(environment(event)).stdin(Stdio::piped()).stdout(stdout).kill_on_drop(true);
         let mut child = command.spawn().map_err(CliError::io(format!("cannot run {program}")))?;
         let input = self.input(event)?;
-        let stdin = child.stdin.take();
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let feed = async move {
             if let Some(mut stdin) = stdin {
                 // A command need not read what it is given.
                 let _ = stdin.write_all(&input).await;
             }
         };
-        let (ended, ()) = tokio::join!(child.wait_with_output(), feed);
+        let read = async {
+            let mut printed = Vec::new();
+            if let Some(stdout) = stdout {
+                stdout.take(MAX_OUTPUT_BYTES as u64 + 1).read_to_end(&mut printed).await?;
+            }
+            Ok::<_, std::io::Error>(printed)
+        };
+        // A command that prints more than may be ends when nobody reads on.
+        let (printed, ended, ()) = tokio::join!(read, child.wait(), feed);
+        let printed = printed.map_err(CliError::io(format!("cannot read what {program} prints")))?;
         let ended = ended.map_err(CliError::io(format!("cannot wait for {program}")))?;
-        Ok(match ended.status.code() {
-            Some(0) if ended.stdout.len() > MAX_OUTPUT_BYTES => Outcome::Failed("it printed more than 16 MiB".into()),
-            Some(0) => Outcome::Done(ended.stdout),
+        if printed.len() > MAX_OUTPUT_BYTES {
+            return Ok(Outcome::Failed("it printed more than 16 MiB".into()));
+        }
+        Ok(match ended.code() {
+            Some(0) => Outcome::Done(printed),
             Some(code) => Outcome::Failed(format!("exit code {code}")),
             None => Outcome::Failed("it was ended by a signal".into()),
         })
@@ -317,6 +351,11 @@ impl Runner {
         }
         Ok(())
     }
+}
+
+/// Whether a call was refused for what it says of an event; otherwise the node or the consumer is gone.
+fn is_about_the_event(problem: &Problem) -> bool {
+    !matches!(problem.code, Code::Stopped | Code::NotFound | Code::Unauthorized)
 }
 
 /// As one cause is written in `causationid`.

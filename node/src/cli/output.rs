@@ -137,6 +137,15 @@ impl Output {
         }
     }
 
+    /// What was done: a value for programs, or a remark for people.
+    pub(crate) fn told<T: Serialize>(&self, value: &T, words: impl FnOnce() -> String) -> Result<(), CliError> {
+        if self.json {
+            return self.json(value);
+        }
+        self.note(&words());
+        Ok(())
+    }
+
     /// A bar on stderr for work that takes long; hidden unless somebody looks.
     pub(crate) fn progress(&self) -> ProgressBar {
         if self.quiet || self.json || !self.stderr_terminal {
