@@ -156,6 +156,27 @@ impl Continuity {
         Ok(gaps)
     }
 
+    /// What may be missing behind the end of a reading that stops before the store does: of logs that go on beyond
+    /// `upto`, what was removed between what was seen and what comes next. Where exactly it had arrived is not known any more.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn at_end(&mut self, upto: Arrival, wanted: &dyn Fn(&Topic) -> bool) -> Result<Vec<Gap>, LogError> {
+        let mut gaps = Vec::new();
+        for (log, _) in self.log.last_written(upto, Arrival(u64::MAX), wanted) {
+            let Some(seen) = self.seen.get(&log).copied() else { continue };
+            let next = self.log.range(&log, seen.seq, u64::MAX, 1)?;
+            let Some(first) = next.first().map(|batch| batch.header().first_seq) else { continue };
+            if first > seen.seq + 1 && self.log.has_pruned(seen.arrival, Arrival(upto.0 + 1))? {
+                let gaps_of_log = self.explain(&log, seen.seq + 1, first - 1)?;
+                let pruned = gaps_of_log.into_iter().filter(|gap| gap.reason == Reason::Pruned);
+                gaps.extend(pruned.map(|gap| Gap { certain: false, ..gap }));
+                self.seen.insert(log, Seen { seq: first - 1, arrival: upto });
+            }
+        }
+        Ok(gaps)
+    }
+
     fn explain(&self, log: &LogKey, from: u64, to: u64) -> Result<Vec<Gap>, LogError> {
         let holes = self.log.record(log)?.map(|record| record.holes).unwrap_or_default();
         let open = holes.iter().filter(|hole| hole.from <= to && hole.to >= from);

@@ -29,11 +29,13 @@ pub enum Fault {
     CountAcksTooHigh,
     /// A probe is answered without waiting for the peer.
     ProbeTooEarly,
+    /// In a keyed topic the event of a key that came last is taken for its last in the total order.
+    SupersedeByArrival,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AckBeforeSync,
         Self::GossipBeforeSync,
         Self::SkipDuplicateSuppression,
@@ -46,6 +48,7 @@ impl Fault {
         Self::AnnounceBeforeSync,
         Self::CountAcksTooHigh,
         Self::ProbeTooEarly,
+        Self::SupersedeByArrival,
     ];
 }
 

@@ -17,6 +17,9 @@ pub struct Rule {
     pub max_bytes: Option<u64>,
     /// Events that each topic may have; beyond it the oldest go.
     pub max_events: Option<u64>,
+    /// Of each key the last event stays, in the total order, and what it supersedes goes, batch by batch. Events without a
+    /// key stay. The limits above hold all the same.
+    pub keyed: bool,
     /// Who may publish, sorted, at most [`MAX_RULE_WRITERS`]; `None`: everybody.
     pub writers: Option<Vec<Author>>,
 }
@@ -32,13 +35,14 @@ impl Rule {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
-        writer.array(4);
+        writer.array(5);
         for limit in [self.max_age_ms, self.max_bytes, self.max_events] {
             match limit {
                 Some(limit) => writer.uint(limit),
                 None => writer.null(),
             };
         }
+        writer.bool(self.keyed);
         write_authors(&mut writer, self.writers.as_deref());
         writer.finish()
     }
@@ -49,12 +53,13 @@ impl Rule {
     /// When they are no rule.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut reader = Reader::new(bytes);
-        reader.tuple("rule", 4)?;
+        reader.tuple("rule", 5)?;
         let mut limit = || if reader.null() { Ok(None) } else { reader.uint("limit").map(Some) };
         let (max_age_ms, max_bytes, max_events) = (limit()?, limit()?, limit()?);
+        let keyed = reader.bool("keyed")?;
         let writers = read_authors(&mut reader)?;
         reader.end()?;
-        Ok(Self { max_age_ms, max_bytes, max_events, writers })
+        Ok(Self { max_age_ms, max_bytes, max_events, keyed, writers })
     }
 }
 
@@ -122,6 +127,12 @@ impl Rules {
     #[must_use]
     pub fn expire(&self) -> bool {
         self.0.values().any(Rule::expires)
+    }
+
+    /// Whether any topic is keyed.
+    #[must_use]
+    pub fn have_keyed(&self) -> bool {
+        self.0.values().any(|rule| rule.keyed)
     }
 
     /// The part that peers are told.
@@ -296,12 +307,13 @@ mod tests {
             max_age_ms: Some(5),
             max_bytes: None,
             max_events: Some(0),
+            keyed: true,
             writers: Some(vec![author(2), author(9)]),
         };
         for rule in [Rule::default(), rule] {
             assert_eq!(Rule::decode(&rule.encode()), Ok(rule));
         }
-        assert!(Rule::decode(&[0x84, 0xf6, 0xf6]).is_err());
+        assert!(Rule::decode(&[0x85, 0xf6, 0xf6]).is_err());
         let mut rules = Rules::default();
         assert_eq!(rules.set(pattern("_mesh"), Rule::default()), Err(RuleError::System(pattern("_mesh"))));
         let many = |count: usize| {

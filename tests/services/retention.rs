@@ -56,6 +56,61 @@ fn what_is_old_goes_by_itself() {
 }
 
 #[test]
+fn of_each_key_the_last_event_stays_also_for_those_who_come_later() {
+    let mut mesh = Mesh::star(2);
+    mesh.connected(mesh.all());
+    for node in [0, 1] {
+        mesh[node].cli(&["topics", "set", TOPIC, "--keyed"]).expect(exit::OK);
+    }
+    let http = mesh[0].http();
+    let publish = |round: usize, key: &str| {
+        let event = serde_json::json!({"specversion": "1.0", "id": format!("{key}-{round}"), "source": "/test",
+            "type": "priced", "partitionkey": key, "data": {"round": round, "what": "x".repeat(200)}});
+        let path = format!("/v1/topics/{TOPIC}/events");
+        http.post(&path, "application/cloudevents+json", &event.to_string()).expect(201);
+    };
+    let (rounds, hot) = (60, 10);
+    for round in 0..rounds {
+        publish(round, &format!("cold{round}"));
+        (0..hot).for_each(|key| publish(round, &format!("hot{key}")));
+    }
+    let all = rounds * (hot + 1);
+    let most = 2 * (rounds + hot) + 100;
+    eventually("what is superseded is gone", || [0, 1].iter().all(|node| mesh[*node].count(TOPIC) <= most as u64));
+    assert!(most < all / 2);
+
+    // Whoever comes later gets the last event of each key, whether it keeps by key or not.
+    mesh.start(&[0], &[]);
+    mesh.start(&[1], &[]);
+    mesh.connected(mesh.all());
+    mesh[3].cli(&["topics", "set", TOPIC, "--keyed"]).expect(exit::OK);
+    mesh.converge(mesh.all());
+    let last = |node: usize| {
+        let mut last = std::collections::BTreeMap::new();
+        let answer = mesh[node].http().get(&format!("/v1/events?topic={TOPIC}&order=time")).expect(200);
+        for line in String::from_utf8(answer.body).expect("UTF-8").lines() {
+            let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            if let Some(key) = event["partitionkey"].as_str() {
+                last.insert(key.to_owned(), event["id"].as_str().expect("an id").to_owned());
+            }
+        }
+        last
+    };
+    let expected = last(0);
+    assert_eq!(expected.len(), rounds + hot);
+    assert_eq!(expected["hot3"], format!("hot3-{}", rounds - 1));
+    for node in [1, 2, 3] {
+        assert_eq!(last(node), expected, "node {node}");
+        mesh[node].verify();
+    }
+
+    // It stays so over a crash and a damaged store.
+    mesh[0].kill();
+    mesh[0].start();
+    assert_eq!(last(0), expected);
+}
+
+#[test]
 fn rules_are_checked_before_they_are_set() {
     let mesh = Mesh::star(1);
     let http = mesh[0].http();

@@ -310,7 +310,14 @@ impl Outflow {
             self.pending.push_back(Step::Batch(delivery));
         }
         let Self { subscription, continuity, .. } = self;
-        let gaps = subscription.topics().while_reading(|wanted| continuity.between(before, upto, wanted))?;
+        let ends = self.last == Some(upto);
+        let gaps = subscription.topics().while_reading(|wanted| {
+            let mut gaps = continuity.between(before, upto, wanted)?;
+            if ends {
+                gaps.extend(continuity.at_end(upto, wanted)?);
+            }
+            Ok::<_, LogError>(gaps)
+        })?;
         self.pending.extend(gaps.into_iter().map(|gap| Step::Gap(gap, upto)));
         Ok(())
     }

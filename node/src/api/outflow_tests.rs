@@ -67,3 +67,31 @@ async fn what_was_pruned_at_the_end_of_a_log_is_told_by_a_stream_that_ends_befor
         assert_eq!(lines.len() as u64, 1 + last - 2, "{lines:?}");
     }
 }
+
+#[tokio::test]
+async fn what_was_pruned_before_the_end_is_told_also_of_a_log_that_goes_on_beyond_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut store, _) = SledStore::open(folder.path(), &LogOptions::default()).unwrap();
+    let (a1, _) = batch("a", None);
+    let (a2, _) = batch("a", Some(&a1));
+    let (a3, _) = batch("a", Some(&a2));
+    let (a4, a) = batch("a", Some(&a3));
+    let (b1, b) = batch("b", None);
+    let write = WriteSet { batches: vec![a1, a2, a3, b1, a4], logs: vec![a.clone(), b], ..WriteSet::default() };
+    store.append(write).unwrap();
+    store.sync().unwrap();
+    // Nothing is missing where nothing was removed.
+    assert!(lines(&store, Arrival(0), Arrival(4)).await.iter().all(|line| line["gap"].is_null()));
+    let emptied = LogRecord { floor: 3, ..a };
+    let pruned = vec![Arrival(2), Arrival(3)];
+    store.append(WriteSet { logs: vec![emptied], pruned, ..WriteSet::default() }).unwrap();
+    store.sync().unwrap();
+    let found = lines(&store, Arrival(0), Arrival(4)).await;
+    let gaps: Vec<_> = found.iter().filter(|line| line["gap"].is_object()).map(|line| &line["gap"]).collect();
+    assert_eq!(gaps.len(), 1, "{found:?}");
+    let (from, to, certain) = (&gaps[0]["from_seq"], &gaps[0]["to_seq"], &gaps[0]["certain"]);
+    assert_eq!((from, to, certain), (&2.into(), &3.into(), &false.into()), "{found:?}");
+    // Who reads on is told by what follows, and once.
+    let found = lines(&store, Arrival(0), Arrival(5)).await;
+    assert_eq!(found.iter().filter(|line| line["gap"].is_object()).count(), 1, "{found:?}");
+}

@@ -56,10 +56,10 @@ pub(super) async fn set(
     body: Result<Json<TopicRule>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
     let pattern = parse_pattern(&pattern?)?;
-    let Json(TopicRule { max_age_ms, max_bytes, max_events, writers }) = body?;
+    let Json(TopicRule { max_age_ms, max_bytes, max_events, keyed, writers }) = body?;
     let writers =
         writers.map(|ids| ids.iter().map(|id| parse_author(id)).collect::<Result<Vec<_>, _>>()).transpose()?;
-    api.node.set_rule(pattern, Rule { max_age_ms, max_bytes, max_events, writers }).await?;
+    api.node.set_rule(pattern, Rule { max_age_ms, max_bytes, max_events, keyed, writers }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -87,6 +87,7 @@ impl From<&Rule> for TopicRule {
             max_age_ms: rule.max_age_ms,
             max_bytes: rule.max_bytes,
             max_events: rule.max_events,
+            keyed: rule.keyed,
             writers: rule.writers.as_ref().map(|writers| writers.iter().map(text_of).collect()),
         }
     }

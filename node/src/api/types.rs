@@ -332,6 +332,9 @@ pub struct TopicRule {
     /// Events that each topic may have; beyond it the oldest go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_events: Option<u64>,
+    /// Of each key the last event stays, in the total order, and batches whose events are all superseded go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keyed: bool,
     /// Ids of the nodes whose events are taken; missing: everybody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writers: Option<Vec<String>>,

@@ -26,6 +26,9 @@ pub(super) struct Limits {
     /// Events that each topic may have; beyond it the oldest go
     #[arg(long, value_name = "N")]
     max_events: Option<u64>,
+    /// Keep the last event of each key, and let go what it supersedes
+    #[arg(long)]
+    keyed: bool,
     /// Take events of these nodes only, by their ids; 'none' takes nobody's
     #[arg(long, value_name = "ID,...", value_delimiter = ',', value_parser = values::writer)]
     writers: Option<Vec<Option<PeerId>>>,
@@ -37,6 +40,7 @@ impl Limits {
             max_age_ms: self.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             max_bytes: self.max_bytes,
             max_events: self.max_events,
+            keyed: self.keyed,
             writers: self.writers.map(|ids| ids.into_iter().flatten().map(|id| id.to_base58()).collect()),
         }
     }
@@ -74,16 +78,17 @@ pub(super) async fn list(context: &Context, client: &Client) -> Result<(), CliEr
         output.note("no rules: the store's cap alone decides what goes (`roundelay topics set`)");
         return Ok(());
     }
-    let mut table = table::table(output, &["PATTERN", ">MAX AGE", ">MAX BYTES", ">MAX EVENTS", "WRITERS"]);
+    let mut table = table::table(output, &["PATTERN", ">MAX AGE", ">MAX BYTES", ">MAX EVENTS", "KEYED", "WRITERS"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for line in rules {
-        let TopicRule { max_age_ms, max_bytes, max_events, writers } = line.rule;
+        let TopicRule { max_age_ms, max_bytes, max_events, keyed, writers } = line.rule;
         let writers = writers.map(|ids| if ids.is_empty() { "nobody".to_owned() } else { ids.join("\n") });
         table.add_row([
             line.pattern,
             or_dash(max_age_ms.map(age)),
             or_dash(max_bytes.map(bytes)),
             or_dash(max_events.map(count)),
+            if keyed { "yes" } else { "-" }.into(),
             writers.unwrap_or_else(|| "everybody".into()),
         ]);
     }

@@ -76,6 +76,7 @@ batch of every author stays, and so do events of this node that no peer has yet.
 Examples:
   roundelay topics set '>' --max-age 7d --max-bytes 1GiB
   roundelay topics set orders.placed --max-events 100000
+  roundelay topics set 'stock.*' --keyed
   roundelay topics set 'prices.>' --writers 12D3KooW...,12D3KooW...
   roundelay topics set 'prices.>' --writers none";
 

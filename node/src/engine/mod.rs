@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord};
-use roundelay_protocol::ids::{Author, BatchHash, StoreEpoch};
-use roundelay_protocol::replica::{Effect, Input, MEMORY_MARK, Now, Replica, Source};
+use roundelay_protocol::ids::{Arrival, Author, BatchHash, StoreEpoch};
+use roundelay_protocol::replica::{Effect, Input, KeyedBatch, MEMORY_MARK, Now, Replica, Source};
 use roundelay_protocol::sequencer::MAX_QUEUED_BYTES;
 use roundelay_protocol::sign::Ed25519Signer;
 use roundelay_protocol::topic::{MESH_TOPIC, Topic};
@@ -34,7 +34,7 @@ use publishing::{Arrived, OwnWrites, Parked};
 use room::Disk;
 use waiting::Waiting;
 
-use crate::log::{Log, LogError, LogEvent, LogReader};
+use crate::log::{Log, LogError, LogEvent, LogReader, Scan};
 use crate::mesh::{LinkSender, Mesh, MeshCommand, MeshEvent};
 use crate::metrics::{EngineMeters, OnItsWay, Way};
 use crate::node::{CallError, Committed};
@@ -44,6 +44,9 @@ use crate::peer_id::peer_id_of;
 const PUBLISH_RUN: usize = 512;
 /// Stored batches that one look for prunable ones brings.
 const OLDEST_RUN: usize = 4_096;
+/// Batches of a keyed topic, and bytes of them, that are read at once for their keys.
+const KEYS_RUN: usize = 1_024;
+const KEYS_RUN_BYTES: usize = 256 * 1024;
 /// Bytes of batches that are gathered before they go to the log.
 const GATHER_BYTES: usize = 1024 * 1024;
 /// A peer's queue below this takes more heads.
@@ -394,6 +397,10 @@ impl Engine {
                 }
                 Err(error) => self.fail(&error),
             },
+            Effect::ListKeys { topic, after } => match self.list_keys(&topic, after) {
+                Ok(found) => return Some(found),
+                Err(error) => self.fail(&error),
+            },
             Effect::Published { id, places, arrival } => self.published(id, &places, arrival),
             Effect::Acked { id, peers, complete } => self.acked(id, peers, complete),
             Effect::Refused { id, refusal } => self.refused(id, &refusal),
@@ -407,6 +414,14 @@ impl Engine {
             Effect::Notice(notice) => self.peers.take_replica_notice(&notice),
         }
         None
+    }
+
+    fn list_keys(&self, topic: &Topic, after: Arrival) -> Result<Input, LogError> {
+        let last = self.reader.last_arrival();
+        let Scan { batches, next } =
+            self.reader.scan_topic(&|other| other == topic, after, KEYS_RUN, KEYS_RUN_BYTES)?;
+        let batches = batches.iter().map(|(arrival, batch)| KeyedBatch::of(*arrival, batch)).collect();
+        Ok(Input::Keys { batches, upto: next, end: next >= last })
     }
 
     fn find(&self, log: &LogKey, place: (u64, BatchHash), parent: (u64, BatchHash)) -> Result<Input, LogError> {

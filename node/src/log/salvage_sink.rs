@@ -92,7 +92,11 @@ impl Sink {
 
     /// Takes a batch that the damaged store leads to.
     pub(super) fn take(&mut self, batch: VerifiedBatch) -> Result<(), LogError> {
-        self.feed(Input::Batch { batch, source: Source::Salvage })?;
+        self.take_from(batch, Source::Salvage { stored: true })
+    }
+
+    fn take_from(&mut self, batch: VerifiedBatch, source: Source) -> Result<(), LogError> {
+        self.feed(Input::Batch { batch, source })?;
         if self.appended.len() >= GROUP_WRITES || self.bytes >= GROUP_BYTES { self.sync() } else { Ok(()) }
     }
 
@@ -105,7 +109,7 @@ impl Sink {
             return Ok(());
         }
         match verified(bytes) {
-            Some(batch) => self.take(batch),
+            Some(batch) => self.take_from(batch, Source::Salvage { stored: false }),
             None => Ok(()),
         }
     }

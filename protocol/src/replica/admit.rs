@@ -47,7 +47,7 @@ fn parent_of(batch: &VerifiedBatch) -> (u64, BatchHash) {
 fn peer_of(source: Source) -> Option<Author> {
     match source {
         Source::Gossip(peer) | Source::Pull { peer, .. } => Some(peer),
-        Source::Import | Source::Salvage => None,
+        Source::Import | Source::Salvage { .. } => None,
     }
 }
 
@@ -67,7 +67,10 @@ impl<S: Signer> Replica<S> {
         self.see_topic(&log.topic);
         self.look_for_twin(&batch);
         if self.is_pruned(&log, &batch) {
-            return self.pass_pruned(&log, &batch);
+            return match source {
+                Source::Salvage { stored: true } => self.admit_island(&log, batch),
+                _ => self.pass_pruned(&log, &batch),
+            };
         }
         let hash = batch.hash();
         let repeats = self.recent.contains(&hash) && !self.planted.is(Fault::SkipDuplicateSuppression);
@@ -165,6 +168,19 @@ impl<S: Signer> Replica<S> {
         self.admit_onto(log, record, children.into_iter().map(|child| (child, Some(tip))).collect());
     }
 
+    /// Takes a batch from below the floor, where it was stored before: see [`super::compact`].
+    fn admit_island(&mut self, log: &LogKey, batch: VerifiedBatch) {
+        if self.recent.contains(&batch.hash()) {
+            return;
+        }
+        let mut record = self.latest_or_new(log);
+        record.events += batch.header().count;
+        record.bytes += batch.bytes().len() as u64;
+        self.recent.insert(batch.hash());
+        let set = WriteSet { batches: vec![batch], logs: vec![record], ..WriteSet::default() };
+        self.write(set, super::publish::OwnWrite::default(), Vec::new());
+    }
+
     /// The log's floor rose: what waits below it is gone too, with what it waits for, and what follows may be admitted.
     pub(super) fn pass_waiting(&mut self, log: &LogKey) {
         let Some(record) = self.latest(log).cloned() else { return };
@@ -200,8 +216,9 @@ impl<S: Signer> Replica<S> {
         }
         let waits_too = self.ahead.contains_parent(&log, &parent);
         let kept = self.ahead.insert(batch);
-        if source == Source::Salvage {
-            return self.admit_above_hole(&log, parent);
+        if matches!(source, Source::Salvage { .. }) {
+            self.admit_above_hole(&log, parent);
+            return;
         }
         let dropped = self.planted.is(Fault::DropGapRequest);
         if dropped || !kept || waits_too || self.lookups.contains_key(&parent.1) {
@@ -330,47 +347,90 @@ impl<S: Signer> Replica<S> {
     }
 
     /// After a pull from `peer`: what waits ahead with a parent that this peer says is missing is admitted above a
-    /// hole, unless somebody else may have it.
+    /// hole, unless somebody else may have it; and so on with what waits above that.
     pub(super) fn skip_missing(&mut self, range: &Range, peer: Author, missing: &[(u64, u64)]) {
         let log = &range.log;
-        let Some(lowest) = self.ahead.lowest(log) else { return };
-        let gap = parent_of(lowest);
-        if !missing.iter().any(|(from, to)| (*from..=*to).contains(&gap.0)) {
-            return;
-        }
-        self.wants.deny(log, &gap, &peer);
-        for (other, floor) in self.wants.announcers(log) {
-            let told = other != peer && floor < gap.0 && self.links.contains_key(&other);
-            if told && !self.wants.was_denied(log, &gap, &other) {
-                self.wants.add_inner(log, gap, [other], self.now.mono_ms);
+        // What a peer serves from below its floor are the last events of their keys: see [`super::compact`].
+        let floors = self.wants.announcers(log);
+        let floor = floors.iter().find(|(other, _)| *other == peer).map_or(0, |(_, floor)| *floor);
+        let mut by_key = false;
+        while let Some(lowest) = self.ahead.lowest(log) {
+            let (gap, above) = (parent_of(lowest), lowest.header().first_hlc);
+            by_key |= gap.0 < floor && self.is_keyed(&log.topic);
+            if !missing.iter().any(|(from, to)| (*from..=*to).contains(&gap.0)) {
+                return;
             }
-        }
-        if self.wants.sources(log, &gap).is_empty() {
-            self.admit_above_hole(&log.clone(), gap);
+            self.wants.deny(log, &gap, &peer);
+            for (other, floor) in self.wants.announcers(log) {
+                let told = other != peer && floor < gap.0 && self.links.contains_key(&other);
+                if told && !self.wants.was_denied(log, &gap, &other) {
+                    self.wants.add_inner(log, gap, [other], self.now.mono_ms);
+                }
+            }
+            if !self.wants.sources(log, &gap).is_empty() {
+                return;
+            }
+            if by_key && gap.0 <= floor {
+                let mut record = self.latest_or_new(log);
+                self.raise_floor(&mut record, gap.0, above);
+                self.admit_waiting(log, record, gap);
+            } else if !self.admit_above_hole(log, gap) {
+                return;
+            }
         }
     }
 
-    fn admit_above_hole(&mut self, log: &LogKey, gap: (u64, BatchHash)) {
+    /// Admits what waits for a batch that is not to be had. `false` when it may not be skipped.
+    fn admit_above_hole(&mut self, log: &LogKey, gap: (u64, BatchHash)) -> bool {
         let mut record = self.latest_or_new(log);
-        if gap.0 <= record.floor {
-            // What is missing lies below what was pruned here.
-            self.wants.settle(log, &gap);
-            let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
-            return self.admit_onto(log, record, above);
+        if gap.0 > record.floor {
+            while record.holes.len() >= MAX_HOLES || record.tips.len() >= MAX_TIPS {
+                if !self.close_lowest_hole(&mut record) {
+                    return false;
+                }
+            }
+            let below = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < gap.0).max();
+            let from = below.unwrap_or_default().max(record.floor) + 1;
+            if from > gap.0 {
+                return false;
+            }
+            // What ends below the hole may be the lower part of its line or the end of another: it stays a tip until its
+            // child is here, so that the tips follow from what is stored alone.
+            let hole = Hole { from, to: gap.0, anchor: gap.1 };
+            record.holes.push(hole);
+            record.holes.sort();
+            self.effects.push(Effect::Notice(Notice::Hole { log: log.clone(), hole }));
         }
-        let from = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < gap.0).max().unwrap_or(record.floor) + 1;
-        if from > gap.0 || record.holes.len() >= MAX_HOLES || record.tips.len() >= MAX_TIPS {
-            return;
-        }
-        // What ends below the hole may be the lower part of its line or the end of another: it stays a tip until its
-        // child is here, so that the tips follow from what is stored alone.
-        let hole = Hole { from, to: gap.0, anchor: gap.1 };
-        record.holes.push(hole);
-        record.holes.sort();
-        self.effects.push(Effect::Notice(Notice::Hole { log: log.clone(), hole }));
+        self.admit_waiting(log, record, gap)
+    }
+
+    /// More holes than a log may have, as where peers keep the last event of each key only: what lies in the lowest one is
+    /// given up, and counts as pruned. What is stored below it stays. `false` when there is no hole.
+    fn close_lowest_hole(&self, record: &mut LogRecord) -> bool {
+        let Some(hole) = record.holes.first().copied() else { return false };
+        let above = record.tips.iter().filter(|tip| tip.seq > hole.to).map(|tip| tip.hlc).min();
+        self.raise_floor(record, hole.to, above.unwrap_or_default());
+        true
+    }
+
+    /// What is missing up to a sequence number counts as pruned. It is earlier than what was or is to be admitted `above`.
+    fn raise_floor(&self, record: &mut LogRecord, upto: u64, above: Hlc) {
+        record.floor = record.floor.max(upto);
+        record.floor_hlc = record.floor_hlc.max(Hlc(above.0.saturating_sub(1)));
+        record.holes.retain(|hole| hole.to > upto);
+        // Lines that began below the floor later, and this node's own, may still go on.
+        let (last, floor_hlc) = (record.last_seq(), record.floor_hlc);
+        let own = (record.key.author == self.me).then(|| self.own.end_of(&record.key.topic)).flatten();
+        record.tips.retain(|tip| tip.seq > upto || tip.seq == last || tip.hlc > floor_hlc || own == Some(tip.hash));
+    }
+
+    /// Admits what waits for a batch that is not to be had, onto a record that says so. `false` when nothing does.
+    fn admit_waiting(&mut self, log: &LogKey, record: LogRecord, gap: (u64, BatchHash)) -> bool {
         self.wants.settle(log, &gap);
-        let above = self.ahead.take_children(log, gap.0, &gap.1).into_iter().map(|batch| (batch, None)).collect();
-        self.admit_onto(log, record, above);
+        let above = self.ahead.take_children(log, gap.0, &gap.1);
+        let admitted = !above.is_empty();
+        self.admit_onto(log, record, above.into_iter().map(|batch| (batch, None)).collect());
+        admitted
     }
 }
 

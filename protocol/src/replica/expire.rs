@@ -83,6 +83,8 @@ impl<S: Signer> Replica<S> {
         self.expiry.age_at_ms = 0;
         self.expiry.walk = None;
         self.expiry.retry();
+        self.compaction.forget();
+        self.compaction.give_up();
         let interest = self.interest.clone();
         self.set_interest(interest);
     }
@@ -99,7 +101,7 @@ impl<S: Signer> Replica<S> {
             return;
         }
         // Pruning writes, too; and while it is under way, the store lists what is being pruned.
-        if self.room == Room::None || self.pruning.is_busy(self.written()) {
+        if self.room == Room::None || self.compaction.is_listing() || self.pruning.is_busy(self.written()) {
             self.expiry.look_at_ms = now_ms + PART_MS;
             return;
         }
@@ -205,6 +207,7 @@ impl<S: Signer> Replica<S> {
             }
         }
         if !set.pruned.is_empty() {
+            self.compaction.give_up();
             self.write_pruned(set, records);
         }
         self.expiry.walk = (!done).then_some(after);

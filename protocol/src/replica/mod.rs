@@ -3,11 +3,12 @@
 //!
 //! Invariants:
 //! - Nothing is announced, gossiped as ours, acknowledged or counted in sums before it is durable.
-//! - A batch is admitted when its parent is here (written or being written), or above a recorded hole.
+//! - A batch is admitted when its parent is here (written or being written), or above a recorded hole or a floor.
 //! - `logs` is what the disk holds; `latest` differs from it only where a write is on its way.
 
 mod admit;
 mod clocks;
+mod compact;
 mod expire;
 mod links;
 mod memory;
@@ -18,6 +19,7 @@ mod pull;
 mod report;
 mod types;
 
+pub use compact::{KeyHash, KeyedBatch, MAX_WALKED_BATCHES, MAX_WALKED_KEYS};
 pub use expire::ARRIVAL_TIMES_MARK;
 pub use links::digest;
 pub use memory::MEMORY_MARK;
@@ -122,6 +124,7 @@ pub struct Replica<S> {
     pruning: prune::Pruning,
     rules: Rules,
     expiry: expire::Expiry,
+    compaction: compact::Compaction,
     room: Room,
     probes: BTreeMap<u64, BTreeMap<Author, probes::Progress>>,
     twin: Option<Incarnation>,
@@ -184,6 +187,7 @@ impl<S: Signer> Replica<S> {
             pruning: prune::Pruning::default(),
             rules: config.rules,
             expiry: expire::Expiry::new(config.arrival_times),
+            compaction: compact::Compaction::default(),
             room: Room::Ample,
             probes: BTreeMap::new(),
             twin: None,
@@ -249,6 +253,7 @@ impl<S: Signer> Replica<S> {
             }
             Input::Oldest { batches, end } if self.expiry.is_listing() => self.expire(batches, end),
             Input::Oldest { batches, end } => self.prune(batches, end),
+            Input::Keys { batches, upto, end } => self.take_keys(batches, upto, end),
             Input::Breach { peer, reason } => self.breach(peer, &reason),
             Input::Slip { peer, reason } => self.slip(peer, &reason),
             Input::Pardon { peer } => self.conduct.pardon(&peer),
@@ -286,6 +291,7 @@ impl<S: Signer> Replica<S> {
         self.remember_peers();
         self.prune_if_full();
         self.expire_if_due();
+        self.compact_if_due();
     }
 
     /// When [`Input::Tick`] should come, on the monotonic clock, if nothing else comes before.
@@ -299,7 +305,8 @@ impl<S: Signer> Replica<S> {
         let plan = if self.plan_pending { Some(self.plan_at_ms) } else { self.next_due_ms };
         let prune = self.pruning.due_ms().filter(|at_ms| *at_ms > now_ms);
         let expiry = self.expiry_due_ms();
-        let own = [plan, prune, expiry, Some(now_ms + 5_000)].into_iter().flatten();
+        let compaction = self.compaction_due_ms();
+        let own = [plan, prune, expiry, compaction, Some(now_ms + 5_000)].into_iter().flatten();
         links.chain(own).min().unwrap_or(now_ms + 5_000).max(now_ms + 1)
     }
 

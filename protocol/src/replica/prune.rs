@@ -107,7 +107,8 @@ impl<S: Signer> Replica<S> {
             return;
         }
         // Pruning writes, too.
-        let idle = self.room != Room::None && !self.expiry.is_listing() && !self.pruning.is_busy(self.written());
+        let listing = self.expiry.is_listing() || self.compaction.is_listing();
+        let idle = self.room != Room::None && !listing && !self.pruning.is_busy(self.written());
         if idle && self.pruning.retry_at_ms <= self.now.mono_ms {
             self.pruning.listing = true;
             self.effects.push(Effect::ListOldest { after: self.pruning.after });
@@ -145,6 +146,7 @@ impl<S: Signer> Replica<S> {
         let set_is_empty = set.pruned.is_empty();
         if !set_is_empty {
             self.batch_bytes = remaining;
+            self.compaction.give_up();
             self.write_pruned(set, records);
             self.pruning.freed = true;
         }

@@ -178,6 +178,11 @@ impl Own {
         }
     }
 
+    /// The last batch of this node's line of a topic.
+    pub(super) fn end_of(&self, topic: &Topic) -> Option<BatchHash> {
+        self.lines.get(topic).map(|line| line.link.parent)
+    }
+
     /// Topics of which a peer may hold more than it has told.
     pub(super) fn unannounced(&self) -> impl Iterator<Item = &Topic> {
         self.lines.iter().filter(|(_, line)| line.announced < line.link.seq).map(|(topic, _)| topic)
@@ -421,6 +426,7 @@ impl<S: Signer> Replica<S> {
         let lacking = *floor.max(holes_to);
         self.pruning.retry();
         self.expiry.retry();
+        self.compaction.retry();
         let mut complete = Vec::new();
         for wait in &mut self.own.waits {
             let mut more = false;

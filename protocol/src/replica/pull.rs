@@ -56,17 +56,22 @@ impl<S: Signer> Replica<S> {
         self.wants.progress(&peer, self.now.mono_ms);
         self.plan_pending = true;
         for (index, range) in (0u64..).zip(&pull.ranges) {
+            let reached = self.wants.reached(&range.log);
+            let of_range = missing.iter().filter(|part| part.range == index).map(|part| (part.from, part.to));
             // Cut short behind its end, a range brought all that it was asked for.
-            let whole = index < served || (index == served && self.wants.reached(&range.log) >= range.upto);
-            if !whole {
-                if index == served && pull.idle {
-                    self.wants.avoid(&range.log, peer, self.now.mono_ms);
-                }
-                break;
+            if index < served || (index == served && reached >= range.upto) {
+                self.range_ended(peer, range, &of_range.collect::<Vec<_>>());
+                continue;
             }
-            let gone: Vec<(u64, u64)> =
-                missing.iter().filter(|part| part.range == index).map(|part| (part.from, part.to)).collect();
-            self.range_ended(peer, range, &gone);
+            if index == served && pull.idle {
+                self.wants.avoid(&range.log, peer, self.now.mono_ms);
+            } else if index == served {
+                // The next pull begins behind what this one brought, and is not told of what is missing before.
+                let passed = of_range.map(|(from, to)| (from, to.min(reached)));
+                let passed: Vec<_> = passed.filter(|(from, to)| from <= to).collect();
+                self.skip_missing(range, peer, &passed);
+            }
+            break;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
+use super::compact::KeyedBatch;
 use crate::arrival_times::ArrivalTimes;
 use crate::batch::VerifiedBatch;
 use crate::event::EncodedEvent;
@@ -66,7 +67,10 @@ pub enum Source {
     Import,
     /// Out of a damaged store of this node. Nobody can be asked for what is missing below it, so it is admitted above a
     /// hole at once.
-    Salvage,
+    Salvage {
+        /// Whether the store led to it. What it did not lead to may have been pruned.
+        stored: bool,
+    },
 }
 
 /// A stored batch, as pruning sees it.
@@ -235,6 +239,15 @@ pub enum Input {
         /// Batches in order of arrival.
         batches: Vec<OldBatch>,
         /// Whether there are no more behind them.
+        end: bool,
+    },
+    /// The answer to [`Effect::ListKeys`].
+    Keys {
+        /// Batches of the topic, in order of arrival.
+        batches: Vec<KeyedBatch>,
+        /// Up to where the store was looked at.
+        upto: Arrival,
+        /// Whether there are no more behind that.
         end: bool,
     },
     /// A peer broke the rules, as the driver saw.
@@ -419,6 +432,14 @@ pub enum Effect {
     },
     /// List the oldest stored batches after this arrival number; answer with [`Input::Oldest`].
     ListOldest {
+        /// Where to begin.
+        after: Arrival,
+    },
+    /// List stored batches of a topic after this arrival number, with the keys of their events; answer with
+    /// [`Input::Keys`].
+    ListKeys {
+        /// The topic.
+        topic: Topic,
         /// Where to begin.
         after: Arrival,
     },

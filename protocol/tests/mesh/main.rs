@@ -5,6 +5,7 @@
 mod clocks;
 mod floods;
 mod hostile;
+mod keyed;
 mod liars;
 mod lines;
 mod node;
@@ -221,9 +222,16 @@ impl SimMesh {
         self.carry_out(index, effects);
     }
 
+    pub(crate) fn publish_keys(&mut self, index: usize, topic: &str, keys: &[&str]) {
+        let now = self.now();
+        let keys: Vec<_> = keys.iter().map(|key| (!key.is_empty()).then(|| (*key).to_owned())).collect();
+        let effects = self.nodes[index].publish_keys(now, topic, &keys);
+        self.carry_out(index, effects);
+    }
+
     pub(crate) fn set_rule(&mut self, index: usize, pattern: &str, rule: Option<Rule>) {
         let (pattern, rules) = (Pattern::new(pattern).unwrap(), &mut self.nodes[index].rules);
-        self.prunes |= rule.as_ref().is_some_and(Rule::expires);
+        self.prunes |= rule.as_ref().is_some_and(|rule| rule.expires() || rule.keyed);
         match rule {
             Some(rule) => rules.set(pattern, rule).unwrap(),
             None => drop(rules.unset(&pattern)),

@@ -9,7 +9,9 @@ use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
-use roundelay_protocol::replica::{ARRIVAL_TIMES_MARK, Config, Effect, Input, Now, OldBatch, Replica, Source, digest};
+use roundelay_protocol::replica::{
+    ARRIVAL_TIMES_MARK, Config, Effect, Input, KeyedBatch, Now, OldBatch, Replica, Source, digest,
+};
 use roundelay_protocol::rules::Rules;
 use roundelay_protocol::sign::{Ed25519Signer, Signature, Signer, Verifier};
 use roundelay_protocol::topic::{Pattern, Topic};
@@ -176,6 +178,38 @@ impl SimNode {
         self.handle(now, Input::publish(id, Topic::new(topic).unwrap(), events, 0))
     }
 
+    /// Publishes one event for each key, as one publication.
+    pub(crate) fn publish_keys(&mut self, now: Now, topic: &str, keys: &[Option<String>]) -> Vec<Effect> {
+        self.next_id += 1;
+        let id = self.next_id;
+        let event = |(index, key): (usize, &Option<String>)| Event {
+            kind: "t".into(),
+            id: format!("{}-{}-{id}-{index}", self.number, self.life),
+            source: "s".into(),
+            key: key.clone(),
+            ..Event::default()
+        };
+        let events = keys.iter().enumerate().map(|event_of| event(event_of).encode().unwrap()).collect();
+        self.handle(now, Input::publish(id, Topic::new(topic).unwrap(), events, 0))
+    }
+
+    /// The last event of each key of a topic that is stored, by its id, and how many events are stored of it.
+    pub(crate) fn last_of_keys(&self, topic: &str) -> (BTreeMap<String, String>, usize) {
+        let (mut last, mut count) = (BTreeMap::new(), 0);
+        for batch in self.disk.batches.values().filter(|batch| batch.header().topic.as_str() == topic) {
+            for (_, item) in batch.items() {
+                let Item::Event(event) = item else { continue };
+                count += 1;
+                if let Some(key) = event.key {
+                    let place = (event.hlc, batch.hash(), event.id.to_owned());
+                    let entry = last.entry(key.to_owned()).or_insert_with(|| place.clone());
+                    *entry = place.max(entry.clone());
+                }
+            }
+        }
+        (last.into_iter().map(|(key, (_, _, id))| (key, id)).collect(), count)
+    }
+
     pub(crate) fn frame(&mut self, now: Now, peer: Author, frame: Frame) -> Vec<Effect> {
         let link = self.link_ids[&peer];
         let mut effects = Vec::new();
@@ -254,6 +288,14 @@ impl SimNode {
                         .collect();
                     let end = batches.len() < 64;
                     Input::Oldest { batches, end }
+                }
+                Effect::ListKeys { topic, after } => {
+                    let of_topic = |(_, batch): &(&u64, &VerifiedBatch)| batch.header().topic == topic;
+                    let found = self.disk.batches.range(after.0 + 1..).filter(of_topic).take(16);
+                    let batches: Vec<_> = found.map(|(at, batch)| KeyedBatch::of(Arrival(*at), batch)).collect();
+                    let end = batches.len() < 16;
+                    let upto = batches.last().map_or(after, |last| last.batch.arrival);
+                    Input::Keys { batches, upto, end }
                 }
                 Effect::Serve { peer, id, ranges, max_bytes, missing } => {
                     out.extend(self.serve(peer, id, &ranges, max_bytes, missing));

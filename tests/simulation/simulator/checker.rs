@@ -34,6 +34,7 @@ pub(crate) enum Promise {
     Convergent,
     SameOrderEverywhere,
     HolesAreReal,
+    LastOfKeyStays,
     HonestNotAccused,
     Bounded,
 }
@@ -56,6 +57,7 @@ impl fmt::Display for Promise {
             Self::Convergent => "a healed mesh converges",
             Self::SameOrderEverywhere => "the total order is the same everywhere",
             Self::HolesAreReal => "what is called missing is nowhere to be had",
+            Self::LastOfKeyStays => "of each key the last event stays",
             Self::HonestNotAccused => "an honest node is not accused",
             Self::Bounded => "memory and work are bounded",
         })
@@ -374,7 +376,7 @@ impl World<'_> {
     }
 
     /// Whether a machine takes nothing of others, because its store is full of own events that no peer has.
-    fn is_full(&self, number: usize) -> bool {
+    pub(super) fn is_full(&self, number: usize) -> bool {
         self.machines[number].process.as_ref().is_some_and(|process| !process.replica.takes_others())
     }
 
@@ -388,7 +390,7 @@ impl World<'_> {
     }
 
     /// Those that hold a log, as far as they reach its author, or the first of them, through others that hold it.
-    fn holders(&self, log: &LogKey) -> Vec<usize> {
+    pub(super) fn holders(&self, log: &LogKey) -> Vec<usize> {
         let holds = |number: &usize| {
             let machine = &self.machines[*number];
             machine.interest.holds(&machine.author(), log)
@@ -497,7 +499,8 @@ impl World<'_> {
                 everything.insert(batch.hash(), (log_of(&batch), batch));
             }
         }
-        self.find_lost(&everything).or_else(|| self.find_absent(&everything)).or_else(|| self.find_disorder())
+        let lost = self.find_lost(&everything).or_else(|| self.find_absent(&everything));
+        lost.or_else(|| self.find_disorder()).or_else(|| self.find_outdated())
     }
 
     /// An acknowledged batch that nobody has any more, though nobody pruned it and no disk was lost.

@@ -12,6 +12,7 @@
 
 mod campaign;
 mod checker;
+mod keys;
 mod machine;
 mod network;
 mod plan;

@@ -14,7 +14,7 @@ use roundelay_protocol::frame::{Frame, Missing, Position, Range as LogRange};
 use roundelay_protocol::ids::{Author, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::planted::{Fault, Planted};
-use roundelay_protocol::replica::{Effect, Input, Room, Source};
+use roundelay_protocol::replica::{Effect, Input, KeyedBatch, Room, Source};
 use roundelay_protocol::rules::Rule;
 use roundelay_protocol::topic::{Pattern, Topic};
 
@@ -31,6 +31,8 @@ const LOOK_MS: u64 = 500;
 const MAX_HAPPENINGS: u64 = 1_000_000;
 /// Batches that one look for prunable ones brings.
 const OLDEST_RUN: usize = 16;
+/// The same for batches of a keyed topic.
+const KEYS_RUN: usize = 8;
 /// Bytes of batches in one frame of an answer to a pull.
 const FRAME_BYTES: u64 = 4_000;
 
@@ -425,6 +427,13 @@ impl<'a> World<'a> {
                 let end = batches.len() < OLDEST_RUN;
                 return Some(Input::Oldest { batches, end });
             }
+            Effect::ListKeys { topic, after } => {
+                let scan = self.machines[machine].store.scan_topic(&|other| *other == topic, after, KEYS_RUN, usize::MAX);
+                let (batches, upto) = scan.map(|scan| (scan.batches, scan.next)).unwrap_or_default();
+                let batches = batches.iter().map(|(arrival, batch)| KeyedBatch::of(*arrival, batch)).collect();
+                let end = upto >= self.machines[machine].store.last_arrival();
+                return Some(Input::Keys { batches, upto, end });
+            }
             Effect::Published { id, places, .. } => self.check_published(machine, id, places[0].first_seq),
             Effect::Acked { id, peers, .. } => self.check_acked(machine, id, peers),
             Effect::Probed { id, .. } => self.check_probed(machine, id),
@@ -583,14 +592,22 @@ impl<'a> World<'a> {
         process.last_id += 1;
         let id = process.last_id;
         let ids: Vec<String> = (0..events).map(|nth| format!("{}-{id}-{nth}", process.incarnation.0)).collect();
-        let event = |id: &String| Published {
+        // Few hot keys and many cold ones; now and then none.
+        let key = |nth: usize| match (id as usize * 31 + nth * 7) % 11 {
+            0 => None,
+            1 | 2 => Some(format!("cold-{machine}-{id}-{nth}")),
+            hot => Some(format!("hot-{hot}")),
+        };
+        let keyed = self.plan.has_keyed();
+        let event = |(nth, id): (usize, &String)| Published {
             kind: "simulated".into(),
             id: id.clone(),
             source: "/".into(),
+            key: key(nth).filter(|_| keyed),
             data: vec![0; bytes].into(),
             ..Published::default()
         };
-        let encoded = ids.iter().filter_map(|id| event(id).encode().ok()).collect();
+        let encoded = ids.iter().enumerate().filter_map(|event_of| event(event_of).encode().ok()).collect();
         process.publications.insert(id, Publication { topic: topic.clone(), ids, batches: Vec::new() });
         self.feed(machine, Input::publish(id, topic, encoded, acks));
     }
@@ -605,6 +622,7 @@ impl<'a> World<'a> {
         let author = |machine: &usize| self.machines[*machine].author();
         let rule = match rule {
             RuleChange::None => None,
+            RuleChange::Keyed => Some(Rule { keyed: true, ..Rule::default() }),
             RuleChange::MaxEvents(max) => Some(Rule { max_events: Some(*max), ..Rule::default() }),
             RuleChange::MaxAge { age_ms } => Some(Rule { max_age_ms: Some(*age_ms), ..Rule::default() }),
             RuleChange::Writers(numbers) => {
@@ -656,7 +674,7 @@ impl<'a> World<'a> {
                 continue;
             }
             let mut todo: VecDeque<Effect> =
-                replica.handle(now, Input::Batch { batch, source: Source::Salvage }).into();
+                replica.handle(now, Input::Batch { batch, source: Source::Salvage { stored: true } }).into();
             while let Some(effect) = todo.pop_front() {
                 let answer = match effect {
                     Effect::Append { token, set } => {

@@ -7,7 +7,8 @@ use roundelay_protocol::frame::{Memory, Position, Range};
 use roundelay_protocol::heads::{LogKey, LogRecord, MAX_HOLES, Tip};
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::limits::MAX_TIPS;
-use roundelay_protocol::replica::{MEMORY_MARK, OldBatch};
+use roundelay_protocol::replica::{KeyedBatch, MEMORY_MARK, OldBatch};
+use roundelay_protocol::topic::Topic;
 use roundelay_protocol::write_set::WriteSet;
 
 const EPOCH: StoreEpoch = StoreEpoch(77);
@@ -180,6 +181,15 @@ impl Disk {
         let batches: Vec<_> = self.stored.range(after.0 + 1..).take(limit).map(old).collect();
         let end = batches.len() < limit;
         (batches, end)
+    }
+
+    pub(super) fn keys(&self, topic: &Topic, after: Arrival, limit: usize) -> (Vec<KeyedBatch>, Arrival, bool) {
+        let of_topic = |(_, batch): &(&u64, &VerifiedBatch)| batch.header().topic == *topic;
+        let found = self.stored.range(after.0 + 1..).filter(of_topic).take(limit);
+        let batches: Vec<_> = found.map(|(arrival, batch)| KeyedBatch::of(Arrival(*arrival), batch)).collect();
+        let upto = batches.last().map_or(after, |last| last.batch.arrival);
+        let end = batches.len() < limit;
+        (batches, upto, end)
     }
 
     pub(super) fn in_range(&self, range: &Range) -> Vec<VerifiedBatch> {

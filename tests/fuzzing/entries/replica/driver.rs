@@ -130,6 +130,10 @@ impl Driver {
                 let (batches, end) = self.disk.oldest(after, OLDEST);
                 return Some(Input::Oldest { batches, end });
             }
+            Effect::ListKeys { topic, after } => {
+                let (batches, upto, end) = self.disk.keys(&topic, after, OLDEST);
+                return Some(Input::Keys { batches, upto, end });
+            }
             Effect::Serve { peer, id, ranges, missing, .. } => {
                 assert!(self.links.contains_key(&peer) && ranges.len() <= MAX_RANGES);
                 self.serving.push(peer);
