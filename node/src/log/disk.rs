@@ -39,6 +39,7 @@ pub(super) struct Shared {
     pub(super) tail: RwLock<Tail>,
     /// Arrival numbers up to here have no rows.
     pub(super) floor: AtomicU64,
+    pub(super) thinned: AtomicU64,
     /// The last durable arrival.
     pub(super) durable: watch::Sender<Arrival>,
     /// Lets a backup look between two groups of writes.
@@ -81,6 +82,12 @@ impl Shared {
 
     pub(super) fn floor(&self) -> Arrival {
         Arrival(self.floor.load(Ordering::Acquire))
+    }
+
+    /// From here on every arrival number has a row.
+    pub(super) fn first_row(&self) -> Arrival {
+        let (floor, thinned) = (self.floor(), self.thinned.load(Ordering::Acquire));
+        if thinned >= floor.0 { Arrival(thinned + 1) } else { floor }
     }
 
     pub(super) fn damaged(&self, what: impl std::fmt::Display) -> LogError {
@@ -148,6 +155,7 @@ fn open_unguarded(dir: &Path, options: &LogOptions) -> Result<Disk, LogError> {
         mask: Mask::default(),
         tail: RwLock::new(Tail::new(last_arrival, options.tail_cache_bytes)),
         floor: AtomicU64::new(store.floor.0),
+        thinned: AtomicU64::new(store.thinned.0),
         durable: watch::Sender::new(last_arrival),
         gate: Gate::default(),
         damage: watch::Sender::new(None),
@@ -188,7 +196,7 @@ pub(super) fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, File)
 }
 
 fn create(dir: &Path, db: &sled::Db) -> Result<StoreRow, LogError> {
-    let store = StoreRow { epoch: StoreEpoch(rand::random()), floor: Arrival(0), pruned_bytes: 0 };
+    let store = StoreRow { epoch: StoreEpoch(rand::random()), floor: Arrival(0), pruned_bytes: 0, thinned: Arrival(0) };
     db.insert(STORE_KEY, &store.encode()).map_err(|error| LogError::write(dir, error))?;
     db.flush().map_err(|error| LogError::write(dir, error))?;
     sync_folder(dir).map_err(LogError::folder(dir))?;

@@ -9,7 +9,7 @@ use roundelay_protocol::sign::Signature;
 use roundelay_protocol::topic::Topic;
 
 /// The format that this program reads and writes.
-pub(super) const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 2;
 /// The key of the one value that describes the store.
 pub(super) const STORE_KEY: &[u8] = b"f";
 /// Batches up to this size are one value. Larger ones have only their head in their row, so that rows stay quick to
@@ -32,14 +32,17 @@ pub(super) struct StoreRow {
     pub(super) floor: Arrival,
     /// Bytes of all batches that were ever pruned.
     pub(super) pruned_bytes: u64,
+    /// Up to here a batch that was pruned leaves no row.
+    pub(super) thinned: Arrival,
 }
 
 impl StoreRow {
-    pub(super) fn encode(&self) -> [u8; 25] {
-        let mut value = [FORMAT; 25];
+    pub(super) fn encode(&self) -> [u8; 33] {
+        let mut value = [FORMAT; 33];
         value[1..9].copy_from_slice(&self.epoch.0.to_be_bytes());
         value[9..17].copy_from_slice(&self.floor.0.to_be_bytes());
-        value[17..].copy_from_slice(&self.pruned_bytes.to_be_bytes());
+        value[17..25].copy_from_slice(&self.pruned_bytes.to_be_bytes());
+        value[25..].copy_from_slice(&self.thinned.0.to_be_bytes());
         value
     }
 
@@ -52,7 +55,8 @@ impl StoreRow {
         let epoch = StoreEpoch(take_u64(&mut rest)?);
         let floor = Arrival(take_u64(&mut rest)?);
         let pruned_bytes = take_u64(&mut rest)?;
-        rest.is_empty().then_some(Ok(Self { epoch, floor, pruned_bytes }))
+        let thinned = Arrival(take_u64(&mut rest)?);
+        rest.is_empty().then_some(Ok(Self { epoch, floor, pruned_bytes, thinned }))
     }
 }
 
@@ -299,7 +303,7 @@ mod tests {
             prop_assert_eq!(Row::decode(&value), Some(gone));
             let entry = IndexEntry { arrival: Arrival(a), first_seq: b, last_hlc: Hlc(c), len: d };
             prop_assert_eq!(IndexEntry::decode(&entry.encode()), Some(entry));
-            let store = StoreRow { epoch: StoreEpoch(a), floor: Arrival(b), pruned_bytes: c };
+            let store = StoreRow { epoch: StoreEpoch(a), floor: Arrival(b), pruned_bytes: c, thinned: Arrival(b) };
             prop_assert_eq!(StoreRow::decode(&store.encode()), Some(Ok(store)));
             prop_assert_eq!(row_arrival(&row_key(Arrival(a))), Some(Arrival(a)));
             prop_assert_eq!(record_id(&record_key(d)), Some(d));

@@ -13,7 +13,7 @@
 //!
 //! ```text
 //! key                                        value
-//! 'f'                                        format u8 = 1 | epoch u64 | floor u64 | bytes pruned so far u64
+//! 'f'                                        format u8 = 2 | epoch u64 | floor u64 | bytes pruned so far u64 | thinned up to u64
 //! 'a' | arrival u64                          chain 16 | bytes stored so far u64                     a pruned batch
 //! 'a' | arrival u64                          chain 16 | bytes stored so far u64 | log u32 | length u32 | head
 //! 'b' | arrival u64 | chunk u16              up to 16384 bytes of a batch, after its head
@@ -84,6 +84,9 @@ pub struct LogOptions {
     pub tail_cache_bytes: usize,
     /// Bytes of write sets that may wait or be underway; beyond it [`Log::submit`] waits. At most 4 GiB.
     pub queue_bytes: usize,
+    /// Arrival numbers, the last ones, among which a pruned batch leaves its row, so that a peer's place there is known
+    /// again. Each such row takes 33 bytes.
+    pub pruned_rows: u64,
     /// For tests: the sync after so many fails.
     #[doc(hidden)]
     pub fail_after_syncs: Option<u64>,
@@ -95,6 +98,7 @@ impl Default for LogOptions {
             sled_cache_bytes: 16 * 1024 * 1024,
             tail_cache_bytes: 32 * 1024 * 1024,
             queue_bytes: 16 * 1024 * 1024,
+            pruned_rows: 262_144,
             fail_after_syncs: None,
         }
     }

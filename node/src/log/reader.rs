@@ -400,7 +400,7 @@ impl LogReader {
         }
         // Prunes remove rows before the floor tells; while the writer is held it does. Without one there is no telling.
         let Some(_held) = self.shared.gate.hold() else { return Ok(()) };
-        let from = from.max(self.shared.floor());
+        let from = from.max(self.shared.first_row());
         if from < to && db.get(layout::row_key(from)).map_err(LogError::reading(&self.shared.dir))?.is_none() {
             return Err(self.shared.damaged(format!("nothing is left of arrival {}", from.0)));
         }

@@ -22,7 +22,7 @@ use super::rewrite::{Remover, Rewrite};
 use super::store::Appended;
 use crate::metrics::LogMeters;
 
-/// Rows of pruned batches that one write set clears away beyond as many as it prunes.
+/// Rows that one write set looks at, to clear away those of pruned batches, beyond as many as it prunes.
 const SPARE_SWEEP: usize = 1024;
 
 /// The writing half of a store.
@@ -42,6 +42,7 @@ pub(super) struct Writer {
     pub(super) remover: Remover,
     /// Bytes of sled's file after the last rewrite; 0 when there was none.
     pub(super) bytes_after_last: u64,
+    pruned_rows: u64,
     syncs: u64,
     fail_after_syncs: Option<u64>,
 }
@@ -111,6 +112,7 @@ impl Writer {
             pending: Pending::default(),
             witness,
             syncs: 0,
+            pruned_rows: options.pruned_rows,
             fail_after_syncs: options.fail_after_syncs,
         }
     }
@@ -236,8 +238,8 @@ impl Writer {
         }
         for _ in 0..gone.len() + SPARE_SWEEP {
             let next = Arrival(self.store.floor.0 + 1);
-            let pruned = next <= self.last
-                && (gone.contains(&next) || self.with_row(next, |row| row.is_some_and(|row| row.batch.is_none()))?);
+            let has_none = |row: Option<Row<'_>>| row.map_or(next <= self.store.thinned, |row| row.batch.is_none());
+            let pruned = next <= self.last && (gone.contains(&next) || self.with_row(next, has_none)?);
             if !pruned {
                 break;
             }
@@ -246,8 +248,36 @@ impl Writer {
             }
             self.store.floor = next;
         }
+        self.thin_out(gone.len() + SPARE_SWEEP, &gone)?;
         self.pending.pruned.extend(gone);
         self.pending.insert(STORE_KEY, &self.store.encode());
+        Ok(())
+    }
+
+    /// Removes rows of batches that were pruned long ago. Between batches that stay for long, such as the last ones of quiet
+    /// logs, they would pile up for ever.
+    fn thin_out(&mut self, max_looked: usize, gone: &BTreeSet<Arrival>) -> Result<(), LogError> {
+        let upto = Arrival(self.last.0.saturating_sub(self.pruned_rows.max(1)));
+        self.store.thinned = self.store.thinned.max(self.store.floor.min(upto));
+        if self.store.thinned >= upto {
+            return Ok(());
+        }
+        let first = layout::row_key(Arrival(self.store.thinned.0 + 1));
+        let (mut looked, mut thinned) = (0, upto);
+        for entry in self.db.range(first..=layout::row_key(upto)) {
+            let (key, value) = entry.map_err(LogError::reading(&self.shared.dir))?;
+            let arrival = layout::row_arrival(&key).ok_or_else(|| self.shared.damaged("a row has a malformed key"))?;
+            if looked == max_looked {
+                thinned = Arrival(arrival.0 - 1);
+                break;
+            }
+            looked += 1;
+            let is_pruned = Row::decode(&value).is_some_and(|row| row.batch.is_none()) || gone.contains(&arrival);
+            if is_pruned && arrival != self.store.floor {
+                self.pending.prune(&key);
+            }
+        }
+        self.store.thinned = thinned;
         Ok(())
     }
 
@@ -268,7 +298,9 @@ impl Writer {
         }
         self.pending.prune(&layout::index_key(log, head.header().last_seq(), &head.hash()));
         self.pending.prune(&layout::row_key(arrival));
-        self.pending.insert(&layout::row_key(arrival), gone);
+        if arrival > self.store.thinned {
+            self.pending.insert(&layout::row_key(arrival), gone);
+        }
         self.store.pruned_bytes += u64::from(len);
         Ok(true)
     }
@@ -326,6 +358,7 @@ impl Writer {
         let shared = &self.shared;
         shared.mask.clear();
         shared.floor.store(self.store.floor.0, Ordering::Release);
+        shared.thinned.store(self.store.thinned.0, Ordering::Release);
         let mut tail = shared.tail.write();
         for (arrival, batch) in self.pending.stored.drain(..) {
             tail.push(arrival, batch);
