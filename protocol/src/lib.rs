@@ -7,6 +7,7 @@
 pub mod ahead;
 pub mod arrival_times;
 pub mod batch;
+pub mod choreography;
 pub mod codec;
 pub mod conduct;
 pub mod consumer;

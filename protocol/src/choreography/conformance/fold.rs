@@ -1,0 +1,269 @@
+//! The fold of one instance.
+//!
+//! Each event in total order, by the first rule that applies:
+//!
+//! 1. The first event fixes the version. When that is not known, every event is violating.
+//! 2. An event with the source and id of an earlier one is a repeat; with another type it is superseded by that one.
+//! 3. A type that the version does not declare is foreign.
+//! 4. The wrong role or topic is violating. The role is what the event says, or else the one that has its source.
+//! 5. When causes of it are superseded and none is a step, it is superseded by the same event.
+//! 6. An *answer* to a wait that is over is superseded by the step that ended it: the type was possible in that wait,
+//!    and the event names the cause of that wait, or a cause that the step that ended it names too. It is no such answer
+//!    when it names the cause of the present wait as well.
+//! 7. What is possible in the present state is a step. A deadline's event is violating while it is not due.
+//! 8. Everything else is violating, and changes nothing.
+//!
+//! The cause of a wait is the event that began it. So of two events that decide one thing the first in total order wins:
+//! two replicas that answer one event, two sides of a partition, an answer and its deadline.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::declaration::Declaration;
+use super::super::determined::deadline_id;
+use super::super::observed::Observed;
+use super::Versions;
+use super::verdict::{Due, EventRef, Instance, Judgement, Late, Owed, Superseded, Violation, Why, WhyNot};
+
+/// The fold of one instance's events, in total order.
+#[derive(Debug, Clone)]
+pub struct Fold {
+    correlation: String,
+    declaration: Option<Arc<Declaration>>,
+    instance: Instance,
+    judged: Vec<(Arc<Observed>, Judgement)>,
+    /// Events of an id, which causes name without a source, by their numbers.
+    by_id: BTreeMap<String, Vec<usize>>,
+    waits: Vec<Wait>,
+    /// Waits by the ids of the events that began them.
+    begun_by: BTreeMap<String, Vec<usize>>,
+    /// Waits by the ids that the events name as causes which ended them.
+    ended_for: BTreeMap<String, Vec<usize>>,
+}
+
+/// A stay in a state.
+#[derive(Debug, Clone)]
+struct Wait {
+    state: String,
+    ended_by: Option<EventRef>,
+}
+
+impl Fold {
+    /// The fold before any event.
+    #[must_use]
+    pub fn new(correlation: &str) -> Self {
+        Self {
+            correlation: correlation.to_owned(),
+            declaration: None,
+            instance: Instance::default(),
+            judged: Vec::new(),
+            by_id: BTreeMap::new(),
+            waits: Vec::new(),
+            begun_by: BTreeMap::new(),
+            ended_for: BTreeMap::new(),
+        }
+    }
+
+    /// What is known after the events so far.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// How each event was judged, in their order.
+    #[must_use]
+    pub fn judged(&self) -> &[(Arc<Observed>, Judgement)] {
+        &self.judged
+    }
+
+    /// Says how many events were left out after these.
+    pub(super) fn set_omitted(&mut self, omitted: usize) {
+        self.instance.omitted = omitted;
+    }
+
+    /// Judges the next event in total order.
+    pub fn judge(&mut self, versions: &Versions, event: Arc<Observed>) {
+        if self.judged.is_empty() {
+            self.begin(versions, &event);
+        }
+        let judgement = match self.declaration.clone() {
+            Some(declaration) => {
+                let judgement = self.judge_by(&declaration, &event);
+                self.note(&declaration, &event, &judgement);
+                judgement
+            }
+            None => {
+                let why = WhyNot::UnknownVersion { named: event.version.clone().unwrap_or_default() };
+                self.instance.violations.push(Violation { event: EventRef::from(&*event), why: why.clone() });
+                Judgement::Violating(why)
+            }
+        };
+        self.by_id.entry(event.id.clone()).or_default().push(self.judged.len());
+        self.judged.push((event, judgement));
+    }
+
+    fn begin(&mut self, versions: &Versions, event: &Observed) {
+        let Some(declaration) = versions.of_first(event) else { return };
+        self.instance.version = Some(declaration.version());
+        self.instance.state = declaration.start().to_owned();
+        self.waits.push(Wait { state: declaration.start().to_owned(), ended_by: None });
+        self.declaration = Some(declaration.clone());
+    }
+
+    fn judge_by(&self, declaration: &Declaration, event: &Observed) -> Judgement {
+        if let Some((earlier, judgement)) = self.with_id(&event.id).find(|(other, _)| other.source == event.source) {
+            return match judgement {
+                _ if earlier.kind == event.kind => Judgement::Repeat,
+                Judgement::Superseded { by, .. } => Judgement::Superseded { why: Why::SameId, by: by.clone() },
+                _ => Judgement::Superseded { why: Why::SameId, by: EventRef::from(&**earlier) },
+            };
+        }
+        if !declaration.events().contains_key(&event.kind) {
+            return Judgement::Foreign;
+        }
+        if let Some(why) = find_misplaced(declaration, event) {
+            return Judgement::Violating(why);
+        }
+        if let Some((why, by)) = self.find_superseded_cause(declaration, event) {
+            return Judgement::Superseded { why, by };
+        }
+        if let Some(by) = self.find_answered(declaration, event) {
+            return Judgement::Superseded { why: Why::Duplicate, by };
+        }
+        self.judge_by_state(declaration, event)
+    }
+
+    fn judge_by_state(&self, declaration: &Declaration, event: &Observed) -> Judgement {
+        let name = &self.instance.state;
+        let Some(state) = declaration.states().get(name) else { return Judgement::Foreign };
+        let deadline = self.instance.due.as_ref().filter(|due| due.kind == event.kind);
+        match (state.transition(&event.kind), deadline) {
+            (Some(_), Some(due)) if event.at_ms() < due.due_ms => {
+                Judgement::Violating(WhyNot::Early { due_ms: due.due_ms })
+            }
+            (Some(transition), _) => Judgement::Step { to: transition.to.clone() },
+            (None, _) if state.end.is_some() => Judgement::Violating(WhyNot::AfterEnd { state: name.clone() }),
+            (None, _) => {
+                let possible = state.possible().map(str::to_owned).collect();
+                Judgement::Violating(WhyNot::Unexpected { state: name.clone(), possible })
+            }
+        }
+    }
+
+    /// Rule 5: what supersedes the causes of an event, when none of them is a step.
+    fn find_superseded_cause(&self, declaration: &Declaration, event: &Observed) -> Option<(Why, EventRef)> {
+        let causes = || event.causes.iter().flat_map(|cause| self.with_id(cause));
+        if causes().any(|(_, judgement)| matches!(judgement, Judgement::Step { .. })) {
+            return None;
+        }
+        let found = causes().find_map(|(cause, judgement)| match judgement {
+            Judgement::Superseded { by, .. } => Some((cause, by)),
+            _ => None,
+        });
+        let (cause, by) = found?;
+        let undoes = declaration.events().get(&cause.kind).and_then(|cause| cause.compensation.as_ref());
+        let why = if undoes == Some(&event.kind) { Why::Compensation } else { Why::Consequence };
+        Some((why, by.clone()))
+    }
+
+    /// Rule 6: the step that ended the wait that an event answers too late. Of several the latest.
+    fn find_answered(&self, declaration: &Declaration, event: &Observed) -> Option<EventRef> {
+        let present = self.waits.len().checked_sub(1)?;
+        let mut answered = None;
+        for cause in &event.causes {
+            let begun = self.begun_by.get(cause).into_iter().flatten();
+            if begun.clone().any(|wait| *wait == present) {
+                return None;
+            }
+            answered = begun
+                .chain(self.ended_for.get(cause).into_iter().flatten())
+                .filter(|wait| self.is_possible(declaration, **wait, &event.kind))
+                .copied()
+                .chain(answered)
+                .max();
+        }
+        self.waits.get(answered?)?.ended_by.clone()
+    }
+
+    fn is_possible(&self, declaration: &Declaration, wait: usize, kind: &str) -> bool {
+        let state = self.waits.get(wait).and_then(|wait| declaration.states().get(&wait.state));
+        state.is_some_and(|state| state.transition(kind).is_some())
+    }
+
+    fn with_id(&self, id: &str) -> impl Iterator<Item = &(Arc<Observed>, Judgement)> {
+        self.by_id.get(id).into_iter().flatten().filter_map(|nth| self.judged.get(*nth))
+    }
+
+    /// Keeps what a judgement changes.
+    fn note(&mut self, declaration: &Declaration, event: &Observed, judgement: &Judgement) {
+        let reference = || EventRef::from(event);
+        let undoes =
+            |owed: &Owed| owed.compensation.as_ref() == Some(&event.kind) && event.causes.contains(&owed.event.id);
+        self.instance.owed.retain(|owed| !undoes(owed));
+        match judgement {
+            Judgement::Step { to } => self.step(declaration, event, to),
+            Judgement::Repeat => self.instance.repeats += 1,
+            Judgement::Foreign => self.instance.foreign += 1,
+            Judgement::Superseded { why, by } => {
+                self.instance.superseded.push(Superseded { event: reference(), why: *why, by: by.clone() });
+                let event_type = declaration.events().get(&event.kind);
+                // Two of one type that answer one event have one key for their effect, so that it was done once.
+                let is_double = by.kind == event.kind && *why == Why::Duplicate;
+                if let Some(event_type) = event_type.filter(|found| found.effect && !is_double) {
+                    let compensation = event_type.compensation.clone();
+                    self.instance.owed.push(Owed { event: reference(), compensation });
+                }
+            }
+            Judgement::Violating(why) => {
+                self.instance.violations.push(Violation { event: reference(), why: why.clone() });
+            }
+        }
+    }
+
+    fn step(&mut self, declaration: &Declaration, event: &Observed, to: &str) {
+        let reference = EventRef::from(event);
+        let left = self.waits.len() - 1;
+        if let Some(due) = self.instance.due.take().filter(|due| due.kind != event.kind && due.due_ms < event.at_ms()) {
+            self.instance.late.push(Late { state: due.state, event: reference.clone(), due_ms: due.due_ms });
+        }
+        self.waits[left].ended_by = Some(reference.clone());
+        for cause in &event.causes {
+            self.ended_for.entry(cause.clone()).or_default().push(left);
+        }
+        self.begun_by.entry(event.id.clone()).or_default().push(left + 1);
+        self.waits.push(Wait { state: to.to_owned(), ended_by: None });
+        let instance = &mut self.instance;
+        (instance.state, instance.steps) = (to.to_owned(), instance.steps + 1);
+        instance.last_step = Some(reference.clone());
+        let Some(state) = declaration.states().get(to) else { return };
+        instance.end = state.end;
+        instance.due = state.deadline.as_ref().map(|deadline| Due {
+            due_ms: event.at_ms().saturating_add(deadline.after_ms),
+            state: to.to_owned(),
+            kind: deadline.event.clone(),
+            by: declaration.emitter(&deadline.event).unwrap_or_default().to_owned(),
+            id: deadline_id(declaration.version(), &self.correlation, to, &event.source, &event.id),
+            cause: reference,
+        });
+    }
+}
+
+/// Rule 4: whether an event comes from a role, or by a topic, that its type does not have.
+fn find_misplaced(declaration: &Declaration, event: &Observed) -> Option<WhyNot> {
+    let event_type = declaration.events().get(&event.kind)?;
+    if let Some(pattern) = event_type.topic.as_ref().filter(|pattern| !pattern.matches(&event.topic)) {
+        let (expected, found) = (pattern.to_string(), event.topic.to_string());
+        return Some(WhyNot::WrongTopic { expected, found });
+    }
+    let known = declaration.role_of_source(&event.source);
+    let said = event.role.as_deref();
+    let expected = event_type.by.as_str();
+    let has_sources = declaration.roles().get(expected).is_some_and(|role| !role.sources.is_empty());
+    let found = match (said, known) {
+        (Some(said), _) if said != expected => said,
+        (_, Some(known)) if known != expected => known,
+        (_, None) if has_sources => &event.source,
+        _ => return None,
+    };
+    Some(WhyNot::WrongRole { expected: expected.to_owned(), found: found.to_owned() })
+}
