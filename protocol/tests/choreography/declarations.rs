@@ -1,6 +1,6 @@
 //! One declaration has one version, whether it was written in TOML, in JSON or in Rust.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use roundelay_protocol::choreography::declaration::End;
@@ -129,6 +129,39 @@ proptest! {
         let _ = Draft::from_toml(&text);
         let _ = Draft::from_json(&text);
     }
+}
+
+/// Everything that a declaration says, changed one by one.
+#[test]
+fn each_thing_that_is_said_counts_for_the_version() {
+    let said =
+        Draft::new("a", "s").role("r", &["e"]).role("q", &[]).sources("r", &["/r"]).event("e", "r").event("f", "r");
+    let said = said.topic("e", "t").effect("e", Some("f")).on("s", "e", "u").loops("u", "f", "u");
+    let said = said.deadline("u", "1s", "e", "v").end("v", End::Success).on("w", "e", "v");
+    let changes: [fn(Draft) -> Draft; 16] = [
+        |draft| Draft { name: "b".to_owned(), ..draft },
+        |draft| Draft { start: "w".to_owned(), ..draft },
+        |draft| draft.role("p", &[]),
+        |draft| draft.role("r", &["e", "f"]),
+        |draft| draft.sources("r", &["/r", "/r2"]),
+        |draft| draft.event("g", "r"),
+        |draft| draft.event("e", "q"),
+        |draft| draft.topic("e", "t.*"),
+        |draft| draft.effect("f", None),
+        |draft| draft.effect("e", Some("e")),
+        |draft| draft.on("u", "f", "u"),
+        |draft| draft.on("s", "e", "v"),
+        |draft| draft.deadline("u", "2s", "e", "v"),
+        |draft| draft.deadline("u", "1s", "e", "w"),
+        |draft| draft.deadline_loops("u", "1s", "e", "v"),
+        |draft| draft.end("v", End::Failure),
+    ];
+    let version = |draft: Draft| draft.declare().unwrap().version();
+    let versions: BTreeSet<_> = changes.iter().map(|change| version(change(said.clone()))).collect();
+    assert_eq!(versions.len(), changes.len(), "two changes have one version");
+    assert!(!versions.contains(&version(said.clone())));
+    // What says the same is the same.
+    assert_eq!(version(said.clone().role("r", &["e", "e"]).deadline("u", "1000ms", "e", "v")), version(said));
 }
 
 #[test]

@@ -180,10 +180,11 @@ fn draw(seed: u64, file: &mut impl Write) {
             } else {
                 kinds[below(kinds.len() as u64) as usize]
             };
-            let causes: Vec<&str> = match below(4) {
+            let causes: Vec<&str> = match below(5) {
                 _ if known.is_empty() => vec!["click"],
                 0 => vec![],
                 1 => vec![&known[below(known.len() as u64) as usize].0],
+                2 => vec![&known[below(known.len() as u64) as usize].0, &known[known.len() - 1].0],
                 _ => vec![&known[known.len() - 1].0],
             };
             let id = if below(10) == 0 && !known.is_empty() {

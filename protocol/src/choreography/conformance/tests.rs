@@ -82,6 +82,9 @@ fn of_two_answers_the_first_in_total_order_counts() {
     assert_eq!(judgements, ["asked", "granted", "duplicate of b"]);
     assert_eq!(instance.state, "granted");
     assert!(matches!(instance.verdict(), Verdict::Superseded(found) if found.event.id == "c" && found.by.id == "b"));
+    // A second yes has the same key for its effect, so that nothing has to be undone.
+    let (instance, judgements) = judged(&[two[0].clone(), two[1].clone(), event(3, "yes", "c", &["a"])]);
+    assert_eq!((judgements[2].as_str(), instance.owed.len()), ("duplicate of b", 0));
     // The other way round, the effect of the yes is owed until it is undone.
     let (instance, judgements) = judged(&[two[0].clone(), event(2, "no", "b", &["a"]), event(3, "yes", "c", &["a"])]);
     assert_eq!(judgements, ["asked", "refused", "duplicate of b"]);
@@ -158,18 +161,20 @@ fn an_answer_to_an_earlier_round_of_a_loop_is_superseded() {
         Draft::new("rounds", "new").role("a", &["pong"]).role("b", &["ping"]).event("ping", "a").event("pong", "b");
     let draft = draft.on("new", "ping", "pinged").loops("pinged", "pong", "ponged").loops("ponged", "ping", "pinged");
     let mut conformance = Conformance::new(Versions::new(draft.declare().unwrap()));
-    let round = |at_s, kind, id, cause: &str| Observed { source: "/".to_owned(), ..event(at_s, kind, id, &[cause]) };
+    let round = |at_s, kind, id, causes: &[&str]| Observed { source: "/".to_owned(), ..event(at_s, kind, id, causes) };
     let events = [
-        round(1, "ping", "1", "0"),
-        round(2, "pong", "2", "1"),
-        round(3, "ping", "3", "2"),
-        round(4, "pong", "4", "1"),
-        round(5, "pong", "5", "3"),
+        round(1, "ping", "1", &["0"]),
+        round(2, "pong", "2", &["1"]),
+        round(3, "ping", "3", &["2"]),
+        round(4, "pong", "4", &["1"]),
+        round(5, "pong", "5", &["1", "3"]), // an answer to both is one to the present round
+        round(6, "pong", "6", &["1", "5"]), // also where it is not possible
     ];
     conformance.take(events);
     let instance = conformance.instance("i").unwrap();
     assert_eq!((instance.steps, instance.state.as_str()), (4, "ponged"));
     assert_eq!((instance.superseded[0].event.id.as_str(), instance.superseded[0].by.id.as_str()), ("4", "2"));
+    assert_eq!(instance.violations.iter().map(|found| found.event.id.as_str()).collect::<Vec<_>>(), ["6"]);
 }
 
 #[test]

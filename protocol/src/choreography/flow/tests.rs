@@ -25,12 +25,9 @@ fn events() -> Vec<Observed> {
     (0..100u64)
         .flat_map(|n| {
             let (asked, yes) = (format!("a{n}"), format!("y{n}"));
-            let fast = event(100 * n + n + 1, "yes", &yes, &[&asked]);
-            [
-                fast.clone(),
-                event(100 * n, "asked", &asked, &[]),
-                Observed { rank: Rank { index: 7, ..fast.rank }, ..fast },
-            ]
+            // A repeat that was published later says nothing of how fast the first was.
+            let [first, repeat] = [1, 90_000].map(|late| event(100 * n + n + late, "yes", &yes, &[&asked]));
+            [repeat, event(100 * n, "asked", &asked, &[]), first]
         })
         .chain([event(10_000, "fee", "f", &["y1", "nowhere"])])
         .collect()
