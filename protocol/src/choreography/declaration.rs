@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::canonical::{Version, version_of};
 use super::draft::{DeadlineDraft, Draft, EventDraft, FORMAT, RoleDraft, StateDraft};
-use super::finding::{Code, Finding, deadline_place, event_place, on_place};
+use super::finding::{Code, Finding, MAX_FINDINGS, deadline_place, event_place, on_place};
 use super::span::parse_span_ms;
 use crate::limits::MAX_ATTRIBUTE_BYTES;
 use crate::topic::Pattern;
@@ -235,6 +235,7 @@ impl Declaration {
         let mut findings = reader.findings;
         if !findings.is_empty() {
             findings.sort();
+            findings.truncate(MAX_FINDINGS);
             return Err(findings);
         }
         let (name, start, version) = (draft.name.clone(), draft.start.clone(), Version([0; 32]));

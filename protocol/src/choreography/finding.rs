@@ -79,6 +79,9 @@ impl fmt::Display for Code {
     }
 }
 
+/// Findings that are told at once: the first by place. A rule that has found as many looks no further.
+pub const MAX_FINDINGS: usize = 1000;
+
 /// One flaw of a declaration. Findings sort by place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 
 use super::declaration::Declaration;
-use super::observed::Observed;
+use super::observed::{MAX_NAMESAKES, Observed};
 use super::show::{escape_mermaid, quote_dot};
 use super::span::format_span;
 
@@ -78,7 +78,8 @@ impl Flow {
             let (from, to) = flow.span_ms.unwrap_or((at_ms, at_ms));
             flow.span_ms = Some((from.min(at_ms), to.max(at_ms)));
             for cause in &event.causes {
-                let mut found = kept.range((&**cause, "")..).take_while(|((id, _), _)| *id == cause).peekable();
+                let mut found =
+                    kept.range((&**cause, "")..).take_while(|((id, _), _)| *id == cause).take(MAX_NAMESAKES).peekable();
                 flow.missing_causes += u64::from(found.peek().is_none());
                 found.for_each(|(_, cause)| {
                     flow.add_edge(self::station(cause, declaration), &station, at_ms.saturating_sub(cause.at_ms()));
@@ -94,13 +95,13 @@ impl Flow {
     fn add_edge(&mut self, from: Station, to: &Station, latency_ms: u64) {
         let key = (from, to.clone());
         if !self.edges.contains_key(&key) {
-            // Two digits are a precision that exists, so that this cannot fail.
-            let Ok(latency) = Histogram::new(2).map(|latency_ms| Edge { count: 0, latency_ms }) else { return };
             if self.edges.len() >= MAX_EDGES {
                 self.omitted += 1;
                 return;
             }
-            self.edges.insert(key.clone(), latency);
+            // Two digits are a precision that exists, so that this cannot fail.
+            let Ok(latency_ms) = Histogram::new(2) else { return };
+            self.edges.insert(key.clone(), Edge { count: 0, latency_ms });
         }
         if let Some(edge) = self.edges.get_mut(&key) {
             edge.count += 1;

@@ -10,6 +10,9 @@ pub const ROLE_EXTENSION: &str = "role";
 /// The extension attribute in which an emitter names the version of its choreography, as the text of its hash.
 pub const VERSION_EXTENSION: &str = "choreography";
 
+/// Events of one id, from several sources, that a cause is taken to mean: the first. Causes name no source.
+pub const MAX_NAMESAKES: usize = 4;
+
 /// An event as it is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {

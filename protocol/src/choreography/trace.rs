@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::observed::Observed;
+use super::observed::{MAX_NAMESAKES, Observed};
 use super::rank::Rank;
 use super::show::{escape_mermaid, quote_dot};
 use super::span::format_span;
 
 /// Events of a trace: the first in total order.
-pub const MAX_TRACE_EVENTS: usize = 16_384;
+pub const MAX_TRACE_EVENTS: usize = 4096;
 
 /// The events of a correlation id, and their causes: a graph without cycles, since only what is earlier in the total
 /// order counts as a cause.
@@ -78,7 +78,10 @@ impl Trace {
     fn link(&mut self) {
         let mut by_id = BTreeMap::<&str, Vec<usize>>::new();
         for (nth, event) in self.events.iter().enumerate() {
-            by_id.entry(&event.id).or_default().push(nth);
+            let namesakes = by_id.entry(&event.id).or_default();
+            if namesakes.len() < MAX_NAMESAKES {
+                namesakes.push(nth);
+            }
         }
         let mut nodes = vec![Node::default(); self.events.len()];
         for (nth, event) in self.events.iter().enumerate() {

@@ -54,18 +54,28 @@ pub(super) fn check_ends(declaration: &Declaration) -> Vec<Finding> {
 
 /// Every cycle has a transition that is declared a loop, and only cycles have one.
 pub(super) fn check_loops(declaration: &Declaration) -> Vec<Finding> {
+    let over_all = reach_from_each(declaration, |_| true);
+    let over_others = reach_from_each(declaration, |arrow| !arrow.is_loop);
+    let comes_back = |over: &BTreeMap<&str, BTreeSet<&str>>, arrow: &Arrow| {
+        over.get(arrow.to).is_some_and(|reached| reached.contains(arrow.from))
+    };
     let mut findings = Vec::new();
     for arrow in declaration.arrows() {
-        if arrow.is_loop && !reach(declaration, [arrow.to], |_| true).contains(arrow.from) {
+        if arrow.is_loop && !comes_back(&over_all, &arrow) {
             let wrong = "It is declared a loop, and nothing leads from there back to here.";
             findings.push(Finding::new(arrow.place(), Code::IdleLoop, wrong, "Leave 'loop' out."));
         }
-        if !arrow.is_loop && reach(declaration, [arrow.to], |arrow| !arrow.is_loop).contains(arrow.from) {
+        if !arrow.is_loop && comes_back(&over_others, &arrow) {
             let wrong =
-                format!("'{}' can lead from '{}' back to '{}' again and again.", arrow.kind, arrow.from, arrow.from);
+                format!("'{}' leads on from '{}', and from there back again and again.", arrow.kind, arrow.from);
             let mend = "Declare the transition that goes back with loop = true, if this is meant.";
             findings.push(Finding::new(arrow.place(), Code::UndeclaredLoop, wrong, mend));
         }
     }
     findings
+}
+
+/// What can be reached from each state over the arrows that are let through.
+fn reach_from_each(declaration: &Declaration, through: fn(&Arrow) -> bool) -> BTreeMap<&str, BTreeSet<&str>> {
+    declaration.states().keys().map(|name| (name.as_str(), reach(declaration, [name.as_str()], through))).collect()
 }

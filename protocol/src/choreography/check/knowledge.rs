@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::declaration::Declaration;
-use super::super::finding::{Code, Finding};
+use super::super::finding::{Code, Finding, MAX_FINDINGS};
 
 /// Every choice is made by one role. A deadline is no choice: it is what happens when nobody chose.
 pub(super) fn check_choices(declaration: &Declaration) -> Vec<Finding> {
@@ -30,6 +30,9 @@ pub(super) fn check_seen_states(declaration: &Declaration) -> Vec<Finding> {
             let mend = format!("Add '{}' to roles.{role}.sees.", arrow.kind);
             findings.push(Finding::new(arrow.place(), Code::UnseenState, wrong, mend));
         }
+        if findings.len() >= MAX_FINDINGS {
+            break;
+        }
     }
     findings
 }
@@ -44,6 +47,9 @@ pub(super) fn check_seen_ends(declaration: &Declaration) -> Vec<Finding> {
                 format!("'{role}' may act in '{}' and does not see '{}', which ends that.", arrow.from, arrow.kind);
             let mend = format!("Add '{}' to roles.{role}.sees.", arrow.kind);
             findings.push(Finding::new(arrow.place(), Code::UnseenEnd, wrong, mend));
+        }
+        if findings.len() >= MAX_FINDINGS {
+            break;
         }
     }
     findings

@@ -5,9 +5,9 @@ mod knowledge;
 mod undoing;
 
 use super::declaration::Declaration;
-use super::finding::{Code, Finding, event_place};
+use super::finding::{Code, Finding, MAX_FINDINGS, event_place};
 
-/// Every flaw of a declaration, sorted by place.
+/// Every flaw of a declaration, sorted by place; of very many the first [`MAX_FINDINGS`].
 #[must_use]
 pub fn check(declaration: &Declaration) -> Vec<Finding> {
     let rules = [
@@ -25,6 +25,7 @@ pub fn check(declaration: &Declaration) -> Vec<Finding> {
     let mut findings: Vec<_> = rules.iter().flat_map(|rule| rule(declaration)).collect();
     findings.sort();
     findings.dedup();
+    findings.truncate(MAX_FINDINGS);
     findings
 }
 

@@ -198,3 +198,14 @@ fn a_declaration_is_bounded() {
     let huge = format!("{}\n# {}", sound().to_toml(), "x".repeat(256 * 1024));
     assert!(matches!(Draft::from_toml(&huge), Err(DraftError::TooLarge(_))));
 }
+
+#[test]
+fn findings_are_bounded() {
+    let mut draft = Draft::new("dark", "s0").event("e", "r0").event("f", "r1").role("r0", &[]).role("r1", &[]);
+    for n in 0..250 {
+        draft =
+            draft.on(&format!("s{n}"), "e", &format!("s{}", n + 1)).on(&format!("s{n}"), "f", &format!("s{}", n + 1));
+    }
+    let findings = check(&draft.end("s250", End::Success).declare().unwrap());
+    assert_eq!(findings.len(), MAX_FINDINGS);
+}

@@ -16,7 +16,7 @@
 //! The cause of a wait is the event that began it. So of two events that decide one thing the first in total order wins:
 //! two replicas that answer one event, two sides of a partition, an answer and its deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::declaration::Declaration;
@@ -32,21 +32,28 @@ pub struct Fold {
     declaration: Option<Arc<Declaration>>,
     instance: Instance,
     judged: Vec<(Arc<Observed>, Judgement)>,
-    /// Events of an id, which causes name without a source, by their numbers.
-    by_id: BTreeMap<String, Vec<usize>>,
-    waits: Vec<Wait>,
-    /// Waits by the ids of the events that began them.
-    begun_by: BTreeMap<String, Vec<usize>>,
-    /// Waits by the ids that the events name as causes which ended them.
-    ended_for: BTreeMap<String, Vec<usize>>,
+    /// Numbers of the first events of an id and source.
+    by_name: BTreeMap<(String, String), usize>,
+    /// What became of the events of an id, which causes name without a source.
+    by_id: BTreeMap<String, Became>,
+    /// The event that ended each wait. The last is the present one.
+    waits: Vec<Option<EventRef>>,
+    /// Waits by the id of the event that began them.
+    begun_by: BTreeMap<String, Latest>,
+    /// Waits by an id that the event which ended them names as a cause.
+    ended_for: BTreeMap<String, Latest>,
 }
 
-/// A stay in a state.
-#[derive(Debug, Clone)]
-struct Wait {
-    state: String,
-    ended_by: Option<EventRef>,
+/// Of events of one id, all that rule 5 looks at, so that many of them cost no more than one.
+#[derive(Debug, Clone, Default)]
+struct Became {
+    has_step: bool,
+    /// The first that is superseded.
+    superseded: Option<usize>,
 }
+
+/// The latest wait in each state.
+type Latest = BTreeMap<String, usize>;
 
 impl Fold {
     /// The fold before any event.
@@ -57,6 +64,7 @@ impl Fold {
             declaration: None,
             instance: Instance::default(),
             judged: Vec::new(),
+            by_name: BTreeMap::new(),
             by_id: BTreeMap::new(),
             waits: Vec::new(),
             begun_by: BTreeMap::new(),
@@ -98,7 +106,14 @@ impl Fold {
                 Judgement::Violating(why)
             }
         };
-        self.by_id.entry(event.id.clone()).or_default().push(self.judged.len());
+        let number = self.judged.len();
+        self.by_name.entry((event.id.clone(), event.source.clone())).or_insert(number);
+        let became = self.by_id.entry(event.id.clone()).or_default();
+        match judgement {
+            Judgement::Step { .. } => became.has_step = true,
+            Judgement::Superseded { .. } => became.superseded = became.superseded.or(Some(number)),
+            _ => {}
+        }
         self.judged.push((event, judgement));
     }
 
@@ -106,12 +121,13 @@ impl Fold {
         let Some(declaration) = versions.of_first(event) else { return };
         self.instance.version = Some(declaration.version());
         self.instance.state = declaration.start().to_owned();
-        self.waits.push(Wait { state: declaration.start().to_owned(), ended_by: None });
+        self.waits.push(None);
         self.declaration = Some(declaration.clone());
     }
 
     fn judge_by(&self, declaration: &Declaration, event: &Observed) -> Judgement {
-        if let Some((earlier, judgement)) = self.with_id(&event.id).find(|(other, _)| other.source == event.source) {
+        let earlier = self.by_name.get(&(event.id.clone(), event.source.clone()));
+        if let Some((earlier, judgement)) = earlier.and_then(|number| self.judged.get(*number)) {
             return match judgement {
                 _ if earlier.kind == event.kind => Judgement::Repeat,
                 Judgement::Superseded { by, .. } => Judgement::Superseded { why: Why::SameId, by: by.clone() },
@@ -152,15 +168,12 @@ impl Fold {
 
     /// Rule 5: what supersedes the causes of an event, when none of them is a step.
     fn find_superseded_cause(&self, declaration: &Declaration, event: &Observed) -> Option<(Why, EventRef)> {
-        let causes = || event.causes.iter().flat_map(|cause| self.with_id(cause));
-        if causes().any(|(_, judgement)| matches!(judgement, Judgement::Step { .. })) {
+        let causes = || event.causes.iter().filter_map(|cause| self.by_id.get(cause));
+        if causes().any(|cause| cause.has_step) {
             return None;
         }
-        let found = causes().find_map(|(cause, judgement)| match judgement {
-            Judgement::Superseded { by, .. } => Some((cause, by)),
-            _ => None,
-        });
-        let (cause, by) = found?;
+        let (cause, judgement) = self.judged.get(causes().find_map(|cause| cause.superseded)?)?;
+        let Judgement::Superseded { by, .. } = judgement else { return None };
         let undoes = declaration.events().get(&cause.kind).and_then(|cause| cause.compensation.as_ref());
         let why = if undoes == Some(&event.kind) { Why::Compensation } else { Why::Consequence };
         Some((why, by.clone()))
@@ -172,34 +185,26 @@ impl Fold {
         let mut answered = None;
         for cause in &event.causes {
             let begun = self.begun_by.get(cause).into_iter().flatten();
-            if begun.clone().any(|wait| *wait == present) {
+            if begun.clone().any(|(_, wait)| *wait == present) {
                 return None;
             }
-            answered = begun
-                .chain(self.ended_for.get(cause).into_iter().flatten())
-                .filter(|wait| self.is_possible(declaration, **wait, &event.kind))
-                .copied()
-                .chain(answered)
-                .max();
+            let waits = begun.chain(self.ended_for.get(cause).into_iter().flatten());
+            let is_possible = |state: &str| declaration.states().get(state)?.transition(&event.kind);
+            let over = waits.filter(|(state, _)| is_possible(state).is_some()).map(|(_, wait)| *wait);
+            answered = over.chain(answered).max();
         }
-        self.waits.get(answered?)?.ended_by.clone()
-    }
-
-    fn is_possible(&self, declaration: &Declaration, wait: usize, kind: &str) -> bool {
-        let state = self.waits.get(wait).and_then(|wait| declaration.states().get(&wait.state));
-        state.is_some_and(|state| state.transition(kind).is_some())
-    }
-
-    fn with_id(&self, id: &str) -> impl Iterator<Item = &(Arc<Observed>, Judgement)> {
-        self.by_id.get(id).into_iter().flatten().filter_map(|nth| self.judged.get(*nth))
+        self.waits.get(answered?)?.clone()
     }
 
     /// Keeps what a judgement changes.
     fn note(&mut self, declaration: &Declaration, event: &Observed, judgement: &Judgement) {
         let reference = || EventRef::from(event);
-        let undoes =
-            |owed: &Owed| owed.compensation.as_ref() == Some(&event.kind) && event.causes.contains(&owed.event.id);
-        self.instance.owed.retain(|owed| !undoes(owed));
+        if !self.instance.owed.is_empty() {
+            let causes: BTreeSet<&String> = event.causes.iter().collect();
+            let undoes =
+                |owed: &Owed| owed.compensation.as_ref() == Some(&event.kind) && causes.contains(&owed.event.id);
+            self.instance.owed.retain(|owed| !undoes(owed));
+        }
         match judgement {
             Judgement::Step { to } => self.step(declaration, event, to),
             Judgement::Repeat => self.instance.repeats += 1,
@@ -222,16 +227,18 @@ impl Fold {
 
     fn step(&mut self, declaration: &Declaration, event: &Observed, to: &str) {
         let reference = EventRef::from(event);
-        let left = self.waits.len() - 1;
+        let left = self.waits.len().saturating_sub(1);
         if let Some(due) = self.instance.due.take().filter(|due| due.kind != event.kind && due.due_ms < event.at_ms()) {
             self.instance.late.push(Late { state: due.state, event: reference.clone(), due_ms: due.due_ms });
         }
-        self.waits[left].ended_by = Some(reference.clone());
         for cause in &event.causes {
-            self.ended_for.entry(cause.clone()).or_default().push(left);
+            self.ended_for.entry(cause.clone()).or_default().insert(self.instance.state.clone(), left);
         }
-        self.begun_by.entry(event.id.clone()).or_default().push(left + 1);
-        self.waits.push(Wait { state: to.to_owned(), ended_by: None });
+        self.begun_by.entry(event.id.clone()).or_default().insert(to.to_owned(), left + 1);
+        if let Some(wait) = self.waits.last_mut() {
+            *wait = Some(reference.clone());
+        }
+        self.waits.push(None);
         let instance = &mut self.instance;
         (instance.state, instance.steps) = (to.to_owned(), instance.steps + 1);
         instance.last_step = Some(reference.clone());

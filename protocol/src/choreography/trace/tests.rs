@@ -68,3 +68,10 @@ fn causes_that_go_round_in_circles_are_no_circle() {
     assert_eq!(trace.nodes()[0].backwards, ["2"]);
     assert_eq!(trace.nodes()[2].backwards, ["3"]);
 }
+
+#[test]
+fn a_cause_means_few_events_however_many_have_its_id() {
+    let namesakes = (0..100).map(|n| Observed { source: format!("/{n}"), ..event(n, "a", "x", &[]) });
+    let trace = Trace::new(namesakes.chain([event(200, "b", "y", &["x"])]));
+    assert_eq!(trace.nodes()[100].causes, [0, 1, 2, 3]);
+}
