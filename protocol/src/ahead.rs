@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::batch::VerifiedBatch;
 use crate::heads::LogKey;
 use crate::ids::BatchHash;
+use crate::limits::MAX_TIPS;
 
 /// Bytes of batches that may wait, of all logs together.
 pub const MAX_AHEAD_BYTES: usize = 16 * 1024 * 1024;
@@ -116,8 +117,23 @@ impl Ahead {
     pub fn contains_parent(&self, key: &LogKey, place: &(u64, BatchHash)) -> bool {
         self.logs.get(key).is_some_and(|log| {
             let below = log.batches.range(..=(place.0, BatchHash([0xff; 32]))).rev();
-            below.take(16).any(|((_, hash), _)| *hash == place.1)
+            below.take(MAX_TIPS).any(|((_, hash), _)| *hash == place.1)
         })
+    }
+
+    /// What the batch at this place waits for in the end: the first of its ancestors that does not wait itself, or the place
+    /// itself when nothing waits there.
+    #[must_use]
+    pub fn gap_below(&self, key: &LogKey, mut place: (u64, BatchHash)) -> (u64, BatchHash) {
+        let Some(log) = self.logs.get(key) else { return place };
+        let waiting = |place: &(u64, BatchHash)| {
+            let below = log.batches.range(..=(place.0, BatchHash([0xff; 32]))).rev();
+            below.take(MAX_TIPS).find(|((_, hash), _)| *hash == place.1).map(|(_, batch)| batch.header())
+        };
+        while let Some(header) = waiting(&place) {
+            place = (header.first_seq - 1, header.parent);
+        }
+        place
     }
 
     /// The lowest waiting batch of a log.

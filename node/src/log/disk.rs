@@ -197,7 +197,7 @@ pub(super) fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, File)
 
 fn create(dir: &Path, db: &sled::Db) -> Result<StoreRow, LogError> {
     let store = StoreRow { epoch: StoreEpoch(rand::random()), floor: Arrival(0), pruned_bytes: 0, thinned: Arrival(0) };
-    db.insert(STORE_KEY, &store.encode()).map_err(|error| LogError::write(dir, error))?;
+    db.insert(STORE_KEY, &store.encode()[..]).map_err(|error| LogError::write(dir, error))?;
     db.flush().map_err(|error| LogError::write(dir, error))?;
     sync_folder(dir).map_err(LogError::folder(dir))?;
     Ok(store)

@@ -250,7 +250,7 @@ impl Writer {
         }
         self.thin_out(gone.len() + SPARE_SWEEP, &gone)?;
         self.pending.pruned.extend(gone);
-        self.pending.insert(STORE_KEY, &self.store.encode());
+        self.pending.insert(STORE_KEY, &self.store.encode()[..]);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use super::{Effect, Replica};
 use crate::frame::{Frame, Missing, Range};
 use crate::heads::LogRecord;
 use crate::ids::Author;
+use crate::planted::Fault;
 use crate::sign::Signer;
 use crate::wants::{MAX_PULLS_PER_PEER, PULL_BYTES};
 
@@ -82,6 +83,12 @@ impl<S: Signer> Replica<S> {
         let open: Vec<_> = self.wants.open(&range.log).into_iter().filter(|place| place.0 == range.upto).collect();
         let stepped = self.wants.step_back(&range.log);
         for place in open {
+            // What it waits for may have nobody left who was known to have it: whoever serves what follows must.
+            let gap = self.ahead.gap_below(&range.log, place);
+            let asks = stepped && gap != place && gap.0 > 0 && !self.planted.is(Fault::DropGapRequest);
+            if asks && !self.wants.was_denied(&range.log, &gap, &peer) {
+                self.wants.add_inner(&range.log, gap, [peer], self.now.mono_ms);
+            }
             let broken = self.wants.is_promised(&range.log, &place, &peer) && !self.wants.came(&range.log, &place);
             let in_hole =
                 self.latest(&range.log).is_some_and(|record| record.holes.iter().any(|hole| hole.anchor == place.1));
