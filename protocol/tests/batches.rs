@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use roundelay_protocol::batch::{Link, ParsedBatch, VerifiedBatch, seal};
+use roundelay_protocol::batch::{BatchError, Link, ParsedBatch, VerifiedBatch, seal};
 use roundelay_protocol::event::{Event, EventError, Item, Value};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{BatchHash, Incarnation};
-use roundelay_protocol::limits::MAX_EVENT_BYTES;
+use roundelay_protocol::limits::{MAX_BATCH_WIRE_BYTES, MAX_EVENT_BYTES};
 use roundelay_protocol::sign::{Ed25519Signer, Ed25519Verifier};
 use roundelay_protocol::topic::Topic;
 
@@ -125,4 +125,18 @@ fn limits_are_kept() {
     assert_eq!(named.encode(), Err(EventError::BadName("Bad".into())));
     let whole = sealed(&[Event { data: Bytes::from(vec![0; MAX_EVENT_BYTES - 100]), ..plain("x") }], Link::default());
     assert!(ParsedBatch::parse(whole.bytes().clone()).is_ok());
+    let larger = vec![0; MAX_BATCH_WIRE_BYTES + 1];
+    assert_eq!(ParsedBatch::parse(larger.into()).unwrap_err(), BatchError::TooLarge(MAX_BATCH_WIRE_BYTES + 1));
+}
+
+#[test]
+fn no_event_is_stamped_beyond_the_year_2200() {
+    let signer = Ed25519Signer::from_secret(&[7; 32]);
+    let parse = |hlc: Hlc| {
+        let events = [plain("x").encode().unwrap()];
+        let batch = seal(&signer, &Topic::new("a.b").unwrap(), Incarnation(9), Link::default(), hlc, &events);
+        ParsedBatch::parse(batch.bytes().clone()).map(drop)
+    };
+    assert_eq!(parse(Hlc::CEILING), Ok(()));
+    assert_eq!(parse(Hlc(Hlc::CEILING.0 + 1)), Err(BatchError::Inconsistent));
 }

@@ -57,6 +57,8 @@ const RECENT_HASHES: usize = 65_536;
 const MAX_CHEATS: usize = 1_024;
 /// So many wants put the next plan of pulls off by a millisecond.
 const WANTS_PER_MS: usize = 1_024;
+/// Writes on their way to the disk beyond which nothing more is pulled.
+const MAX_WRITES: usize = 256;
 /// Batches whose look-up may be under way.
 const MAX_LOOKUPS: usize = 4_096;
 
@@ -343,6 +345,8 @@ impl<S: Signer> Replica<S> {
     fn stored(&mut self, token: u64, position: Position, batch_bytes: u64) {
         self.position = position;
         self.batch_bytes = batch_bytes;
+        // What is to be pulled may have waited for this.
+        self.plan_pending |= self.writes.len() > MAX_WRITES;
         while self.writes.front().is_some_and(|write| write.token <= token) {
             let Some(write) = self.writes.pop_front() else { break };
             for mut record in write.records {

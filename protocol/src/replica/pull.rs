@@ -1,6 +1,6 @@
 //! Pulls: asking for what is missing, serving what others miss.
 
-use super::{Effect, Replica};
+use super::{Effect, MAX_WRITES, Replica};
 use crate::frame::{Frame, Missing, Range};
 use crate::heads::LogRecord;
 use crate::ids::Author;
@@ -16,7 +16,7 @@ impl<S: Signer> Replica<S> {
             found.cloned().unwrap_or_else(|| LogRecord::new(key.clone()))
         };
         // The disk comes first: what is on its way to it must not pile up.
-        if self.writes.len() > 256 || !self.takes_others() {
+        if self.writes.len() > MAX_WRITES || !self.takes_others() {
             return;
         }
         for (id, peer, ranges) in self.wants.plan(self.now.mono_ms, record) {

@@ -246,7 +246,7 @@ fn a_batch_that_somebody_stripped_does_not_shut_the_whole_one_out() {
 }
 
 /// What any peer can make of a batch: it verifies, and has no event.
-fn strip(whole: &roundelay_protocol::batch::VerifiedBatch) -> roundelay_protocol::batch::VerifiedBatch {
+pub(crate) fn strip(whole: &roundelay_protocol::batch::VerifiedBatch) -> roundelay_protocol::batch::VerifiedBatch {
     let body_len = whole.header().body_len as usize;
     let bytes = whole.bytes();
     let (head, body) = bytes.split_at(bytes.len() - body_len);

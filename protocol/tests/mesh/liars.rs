@@ -2,7 +2,7 @@
 
 use roundelay_protocol::batch::{self, Link, VerifiedBatch};
 use roundelay_protocol::event::Event;
-use roundelay_protocol::frame::{Frame, Head, Hello, Position};
+use roundelay_protocol::frame::{Frame, Head, Hello, Missing, Position};
 use roundelay_protocol::heads::LogKey;
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
@@ -23,24 +23,49 @@ pub(crate) fn at(mono_ms: u64) -> Now {
 
 /// A node with a link to a peer that has said hello and told that it has nothing.
 pub(crate) fn linked(cap_bytes: u64) -> (SimNode, Author) {
-    let mut node = SimNode::new(1, cap_bytes);
-    let peer = Stamp::of(2).author();
-    node.link_ids.insert(peer, 1);
-    node.handle(at(0), Input::LinkUp { peer, link: 1, nonce: 1, memory: None });
-    let interest = Interest::new(vec![Pattern::all()], vec![]);
-    let hello = Hello { process: 2, nonce: 2, epoch: StoreEpoch(2), clock_ms: WALL_MS, interest, memory: None };
-    node.frame(at(0), peer, Frame::Hello(hello));
-    node.frame(at(0), peer, Frame::Sums { topics: vec![], last: true });
-    node.frame(at(0), peer, Frame::Want { topics: vec![], last: true });
+    linked_to(SimNode::new(1, cap_bytes))
+}
+
+pub(crate) fn linked_to(mut node: SimNode) -> (SimNode, Author) {
+    let peer = link_up(&mut node, 2);
     (node, peer)
 }
 
-fn some_hash(number: u64) -> BatchHash {
+/// The peer of this number is linked, says hello, and tells that it has nothing.
+pub(crate) fn link_up(node: &mut SimNode, number: u8) -> Author {
+    let (peer, link) = (Stamp::of(number).author(), u64::from(number) - 1);
+    node.link_ids.insert(peer, link);
+    node.handle(at(0), Input::LinkUp { peer, link, nonce: 1, memory: None });
+    node.frame(at(0), peer, hello(number));
+    node.frame(at(0), peer, Frame::Sums { topics: vec![], last: true });
+    node.frame(at(0), peer, Frame::Want { topics: vec![], last: true });
+    peer
+}
+
+pub(crate) fn hello(number: u8) -> Frame {
+    let interest = Interest::new(vec![Pattern::all()], vec![]);
+    let (process, epoch) = (number.into(), StoreEpoch(number.into()));
+    Frame::Hello(Hello { process, nonce: 2, epoch, clock_ms: WALL_MS, interest, memory: None })
+}
+
+/// The heads of logs that end with these batches.
+pub(crate) fn heads_of(batches: &[&VerifiedBatch]) -> Frame {
+    let head = |batch: &&VerifiedBatch| Head {
+        log: LogKey { topic: batch.header().topic.clone(), author: batch.header().author },
+        floor: 0,
+        holes_to: 0,
+        tips: vec![(batch.tip().seq, batch.hash())],
+    };
+    let upto = Position { epoch: StoreEpoch(2), arrival: Arrival(1), chain: Chain::default() };
+    Frame::Heads { heads: batches.iter().map(head).collect(), upto: Some(upto), events: 1 }
+}
+
+pub(crate) fn some_hash(number: u64) -> BatchHash {
     BatchHash(*blake3::hash(&number.to_be_bytes()).as_bytes())
 }
 
 /// Heads of logs that nobody ever began.
-fn promises(numbers: std::ops::Range<u64>) -> Frame {
+pub(crate) fn promises(numbers: std::ops::Range<u64>) -> Frame {
     let head = |number| Head {
         log: LogKey { topic: Topic::new("promised").unwrap(), author: Author(some_hash(number).0) },
         floor: 0,
@@ -51,7 +76,7 @@ fn promises(numbers: std::ops::Range<u64>) -> Frame {
     Frame::Heads { heads: numbers.map(head).collect(), upto: Some(upto), events: 1 }
 }
 
-fn pulls(effects: &[Effect]) -> Vec<(u64, u64)> {
+pub(crate) fn pulls(effects: &[Effect]) -> Vec<(u64, u64)> {
     let pull = |effect: &Effect| match effect {
         Effect::Send { frame: Frame::Pull { id, ranges, .. }, .. } => Some((*id, ranges.len() as u64)),
         _ => None,
@@ -59,14 +84,14 @@ fn pulls(effects: &[Effect]) -> Vec<(u64, u64)> {
     effects.iter().filter_map(pull).collect()
 }
 
-fn sent_away(effects: &[Effect]) -> Option<&str> {
+pub(crate) fn sent_away(effects: &[Effect]) -> Option<&str> {
     effects.iter().find_map(|effect| match effect {
         Effect::Disconnect { reason, .. } => Some(reason.as_str()),
         _ => None,
     })
 }
 
-fn wanted(node: &SimNode) -> usize {
+pub(crate) fn wanted(node: &SimNode) -> usize {
     node.replica.missing().iter().filter(|range| range.reason == MissingReason::NotFetched).count()
 }
 
@@ -130,6 +155,37 @@ fn a_peer_that_never_answers_pulls_is_sent_away() {
 }
 
 #[test]
+fn what_one_peer_says_is_gone_is_asked_of_another_before_it_is_a_hole() {
+    let (mut node, _) = linked(u64::MAX);
+    link_up(&mut node, 3);
+    let author = Stamp::of(9);
+    let first = seal(&author, 1, Link::default(), "first");
+    let second = seal(&author, 1, after(&first), "second");
+    let asked = |effects: &[Effect]| {
+        let pull = |effect: &Effect| match effect {
+            Effect::Send { peer, frame: Frame::Pull { id, .. } } => Some((*peer, *id)),
+            _ => None,
+        };
+        effects.iter().find_map(pull)
+    };
+    let mut effects = Vec::new();
+    for number in [2, 3] {
+        effects.extend(node.frame(at(10), Stamp::of(number).author(), heads_of(&[&second])));
+    }
+    let (liar, id) = asked(&effects).expect("a pull");
+    node.frame(at(20), liar, Frame::Batches { id, batches: vec![second.bytes().clone()] });
+    let gone = vec![Missing { range: 0, from: 1, to: 1 }];
+    let effects = node.frame(at(20), liar, Frame::PullEnd { id, served: 1, missing: gone });
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Notice(Notice::Hole { .. }))));
+    let (other, id) = asked(&effects).expect("a pull from the other peer");
+    assert_ne!(other, liar);
+    node.frame(at(30), other, Frame::Batches { id, batches: vec![first.bytes().clone()] });
+    node.frame(at(30), other, Frame::PullEnd { id, served: 1, missing: vec![] });
+    node.sync(at(40));
+    assert_eq!((node.contents().len(), node.replica.missing().len()), (2, 0));
+}
+
+#[test]
 fn heads_that_were_not_asked_for_with_sums_are_not_told() {
     let (mut node, peer) = linked(u64::MAX);
     node.publish(at(10), "a", 1);
@@ -182,7 +238,7 @@ pub(crate) fn after(batch: &VerifiedBatch) -> Link {
     Link { seq: batch.tip().seq, parent: batch.hash() }
 }
 
-fn proofs(effects: &[Effect]) -> Vec<[BatchHash; 2]> {
+pub(crate) fn proofs(effects: &[Effect]) -> Vec<[BatchHash; 2]> {
     let proof = |effect: &Effect| match effect {
         Effect::Notice(Notice::Cheat { batches, .. }) => Some(*batches),
         _ => None,

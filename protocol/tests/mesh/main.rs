@@ -2,6 +2,7 @@
 //! like before, linked replicas end with the same events.
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
 mod clocks;
 mod floods;
 mod hostile;

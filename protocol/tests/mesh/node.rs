@@ -9,6 +9,7 @@ use roundelay_protocol::frame::{Frame, Memory, Position};
 use roundelay_protocol::heads::{LogKey, LogRecord, Tip};
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
+use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::replica::{
     ARRIVAL_TIMES_MARK, Config, Effect, Input, KeyedBatch, Now, OldBatch, Replica, Source, digest,
 };
@@ -115,13 +116,19 @@ pub(crate) struct SimNode {
     pub(crate) served_bytes: usize,
     pub(crate) refused: usize,
     interest: Interest,
+    log_limits: LogLimits,
     pub(crate) rules: Rules,
 }
 
 impl SimNode {
     pub(crate) fn new(number: u8, cap_bytes: u64) -> Self {
+        Self::limited(number, cap_bytes, LogLimits::default())
+    }
+
+    /// One that takes so many logs of others.
+    pub(crate) fn limited(number: u8, cap_bytes: u64, log_limits: LogLimits) -> Self {
         let interest = Interest::new(vec![Pattern::all()], vec![]);
-        let replica = make(number, 1, cap_bytes, &Disk::default(), interest.clone(), Rules::default());
+        let replica = make(number, 1, cap_bytes, &Disk::default(), interest.clone(), log_limits, Rules::default());
         Self {
             number,
             replica,
@@ -134,6 +141,7 @@ impl SimNode {
             served_bytes: 0,
             refused: 0,
             interest,
+            log_limits,
             rules: Rules::default(),
         }
     }
@@ -155,8 +163,8 @@ impl SimNode {
         self.life += 1;
         self.queue.clear();
         self.disk = disk;
-        self.replica =
-            make(self.number, self.life, self.cap_bytes, &self.disk, self.interest.clone(), self.rules.clone());
+        let (interest, rules) = (self.interest.clone(), self.rules.clone());
+        self.replica = make(self.number, self.life, self.cap_bytes, &self.disk, interest, self.log_limits, rules);
     }
 
     pub(crate) fn subscribe(&mut self, now: Now, patterns: &[&str]) -> Vec<Effect> {
@@ -367,7 +375,15 @@ impl SimNode {
     }
 }
 
-fn make(number: u8, life: u64, cap_bytes: u64, disk: &Disk, interest: Interest, rules: Rules) -> Replica<Stamp> {
+fn make(
+    number: u8,
+    life: u64,
+    cap_bytes: u64,
+    disk: &Disk,
+    interest: Interest,
+    log_limits: LogLimits,
+    rules: Rules,
+) -> Replica<Stamp> {
     let arrival_times = disk.marks.get(ARRIVAL_TIMES_MARK).map(|mark| ArrivalTimes::decode(mark).unwrap());
     let arrival_times = arrival_times.unwrap_or_default();
     let config = Config {
@@ -375,7 +391,7 @@ fn make(number: u8, life: u64, cap_bytes: u64, disk: &Disk, interest: Interest, 
         position: disk.position(StoreEpoch(u64::from(number))),
         batch_bytes: disk.bytes(),
         cap_bytes,
-        log_limits: roundelay_protocol::quota::LogLimits::default(),
+        log_limits,
         max_gossip_bytes: 65_536,
         interest,
         rules,

@@ -106,6 +106,22 @@ fn what_is_old_goes_when_it_has_been_here_for_as_long_also_over_restarts() {
 }
 
 #[test]
+fn what_comes_late_stays_for_as_long_as_its_own_topic_keeps_it() {
+    let mut mesh = SimMesh::new(2);
+    for (topic, max_age_ms) in [("long", 100_000), ("short", 10_000)] {
+        mesh.set_rule(1, topic, Some(Rule { max_age_ms: Some(max_age_ms), ..Rule::default() }));
+        publish(&mut mesh, 0, topic, 10);
+    }
+    mesh.run(120_000);
+    mesh.link(0, 1);
+    mesh.run(60_000);
+    // Both are old by their stamps; one has been here for as long as its rule says.
+    assert_eq!((count(&mesh.nodes[1], "long"), count(&mesh.nodes[1], "short")), (50, 5));
+    mesh.run(60_000);
+    assert_eq!((count(&mesh.nodes[1], "long"), count(&mesh.nodes[1], "short")), (5, 5));
+}
+
+#[test]
 fn who_may_not_write_is_refused_where_the_rule_is_known_and_the_rest_converges() {
     let mut mesh = SimMesh::new(3);
     for (a, b) in [(0, 1), (1, 2), (0, 2)] {
