@@ -19,6 +19,7 @@ mod needs;
 mod pause;
 mod power_loss;
 mod restores;
+mod rewrite;
 mod slow_disk;
 mod soak;
 mod weather;

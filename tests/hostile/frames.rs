@@ -1,9 +1,11 @@
 //! What is said on a sync stream, and how: whoever breaks the protocol is cut off, and kept away for a growing while.
 
+use std::time::Duration;
+
 use roundelay_protocol::frame::Frame;
 
 use crate::arena::{Arena, pause};
-use crate::harness::exit;
+use crate::harness::{exit, within};
 use crate::peer::{Sync, hello};
 
 /// Breaks a rule on a sync stream to each node.
@@ -91,7 +93,12 @@ fn each_further_breach_costs_twice_as_much_and_the_operator_can_pardon() {
     assert!(refused());
     for pardon in [vec!["peers", "unblock", &id], vec!["peers", "add", &address], vec!["peers", "forget", &id]] {
         arena.mesh[0].cli(&pardon).expect(exit::OK);
-        // Pardoned, it is let in at once, and its next breach costs as little as a first one.
+        // Pardoned, it is let in before its time is up, and its next breach costs as little as a first one.
+        within(Duration::from_secs(6), "it is let in", || {
+            peer.dial(&arena.mesh[0]);
+            pause(300);
+            peer.is_connected_to(&arena.mesh[0])
+        });
         assert!((1..=10).contains(&offend()), "after {pardon:?}");
         assert!(refused());
     }

@@ -54,3 +54,10 @@ fn events_taken_out_of_a_gossiped_batch_are_refused() {
         forge::stripped(&Line::new(&peer.signer, TOPIC).one(&format!("stripped-{nth}")))
     });
 }
+
+#[test]
+fn a_batch_is_gossiped_under_its_own_topic_only() {
+    gossips_what_is_not_valid("batches under another topic", "another topic", |peer, nth| {
+        Line::new(&peer.signer, "another.topic").one(&format!("elsewhere-{nth}")).bytes().to_vec()
+    });
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Http, Mesh, Node, eventually};
+use crate::harness::{Answer, Http, Mesh, Node, eventually, exit};
 
 /// A service that works as a consumer.
 pub(crate) struct Service {
@@ -173,6 +173,16 @@ fn other_keys_pass_a_poisoned_event_and_its_own_waits_until_it_is_a_dead_letter(
     mesh[0].kill();
     mesh[0].start();
     let service = Service { http: mesh[0].http(), ..service };
+    // Where it fails again, the letter says so of every delivery.
+    for _ in 0..3 {
+        let again = service.fetch(1, 5_000);
+        assert_eq!(ids(&again), ["a:1"]);
+        service.nack(&again[0], 20);
+    }
+    eventually("it is a dead letter again", || service.get("/dead")[0]["redriven"] == false);
+    let letter = service.get(&format!("/dead/{number}"));
+    assert_eq!(letter["attempts"].as_array().map(Vec::len), Some(6), "{letter}");
+    assert_eq!(service.post("/dead/redrive", &json!({ "number": number })).expect(200).json()["redriven"], 1);
     let again = service.fetch(10, 5_000);
     assert_eq!(ids(&again), ["a:1"]);
     service.ack(&again);
@@ -238,6 +248,22 @@ fn a_commit_happens_once_whenever_the_node_is_killed() {
     let epoch = orders[0]["rdlcursor"].as_str().expect("a cursor").split('-').next().expect("an epoch");
     service.post("/ack", &json!({ "cursor": format!("{epoch}-4000000-0") })).expect_problem(409, "not_delivered");
     service.post("/ack", &json!({ "cursor": "00c0ffee00c0ffee-1-0" })).expect_problem(409, "other_store");
+}
+
+#[test]
+fn a_commit_whose_events_are_refused_is_not_done_also_after_a_crash() {
+    let mesh = Mesh::star(2);
+    mesh[0].cli(&["topics", "set", "shipped", "--writers", mesh[1].id()]).expect(exit::OK);
+    let service = Service::new(&mesh[0], "shipping", &json!({ "topics": ["orders"] }));
+    publish(&mesh[0], "orders", &numbered("o", 1));
+    let order = service.fetch(1, 5_000).remove(0);
+    let events = json!([{ "topic": "billed", "event": { "data": 1 } }, { "topic": "shipped", "event": { "data": 1 } }]);
+    service.commit(&order, &events).expect_problem(403, "not_writer");
+    mesh[0].kill();
+    mesh[0].start();
+    let service = Service { http: mesh[0].http(), ..service };
+    assert_eq!(ids(&service.fetch(1, 5_000)), ["o0"]);
+    assert_eq!((mesh[0].count("billed"), mesh[0].count("shipped")), (0, 0));
 }
 
 #[test]

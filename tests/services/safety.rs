@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, Http, Mesh, Node, exit};
+use crate::harness::{DEADLINE, Http, Mesh, Node, eventually, exit};
 
 /// A path, and headers.
 type Request<'a> = (&'a str, &'a [(&'a str, &'a str)]);
@@ -24,10 +24,14 @@ fn served() -> Mesh {
 /// Where the API of a node is, as host and port.
 #[track_caller]
 fn address(node: &Node) -> String {
-    let printed = node.printed();
-    let line = printed.lines().rev().find_map(|line| line.strip_prefix("API on http://"));
-    let line = line.unwrap_or_else(|| panic!("no API in: {printed}\n{}", node.said()));
-    line.split_once(',').map_or(line, |(address, _)| address).to_owned()
+    let found = || {
+        let printed = node.printed();
+        let line = printed.lines().rev().find_map(|line| line.strip_prefix("API on http://"))?;
+        Some(line.split_once(',').map_or(line, |(address, _)| address).to_owned())
+    };
+    // It is printed a little after the node answers.
+    eventually("the node says where its API is", || found().is_some());
+    found().expect("an address")
 }
 
 fn token(node: &Node) -> String {
@@ -229,6 +233,15 @@ fn requests_beyond_the_limits_are_refused_and_the_node_goes_on() {
     );
     let answer = exchange(&address, head.as_bytes());
     assert_problem(&answer, 413, "body_too_large");
+    // One that does not say, and goes on until it is.
+    let mut endless = head.replace("content-length: 17000000", "transfer-encoding: chunked").into_bytes();
+    for _ in 0..16 {
+        endless.extend_from_slice(b"100000\r\n");
+        endless.extend(std::iter::repeat_n(b' ', 0x10_0000));
+        endless.extend_from_slice(b"\r\n");
+    }
+    endless.extend_from_slice(b"2\r\n[]\r\n0\r\n\r\n");
+    assert_problem(&exchange(&address, &endless), 413, "body_too_large");
     let (status, text) = exchange(&address, b"NONSENSE\r\n\r\n");
     assert_eq!(status, 400, "{text}");
     assert_answers(&mesh[0]);

@@ -79,5 +79,8 @@ mod tests {
         assert_eq!(pace.owed(now + owed), Duration::ZERO);
         let later = now + Duration::from_secs(60);
         assert_eq!(pace.owed(later), Duration::ZERO);
+        pace.turn().await.unwrap().took(BURST + Duration::from_secs(1));
+        let turn = tokio::time::timeout(Duration::from_millis(100), pace.turn()).await;
+        assert!(turn.is_err(), "the next frame waits");
     }
 }

@@ -64,3 +64,23 @@ fn room_of(free_bytes: u64) -> Room {
         _ => Room::Ample,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_room_is_for_own_events_and_below_the_floor_there_is_none() {
+        const MIB: u64 = 1024 * 1024;
+        for (free_bytes, room) in [
+            (u64::MAX, Room::Ample),
+            (128 * MIB, Room::Ample),
+            (128 * MIB - 1, Room::OwnOnly),
+            (64 * MIB, Room::OwnOnly),
+            (64 * MIB - 1, Room::None),
+            (0, Room::None),
+        ] {
+            assert_eq!(room_of(free_bytes), room, "{free_bytes}");
+        }
+    }
+}

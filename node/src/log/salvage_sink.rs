@@ -130,9 +130,8 @@ impl Sink {
                     let parent = self.store.find(&log, parent.0, &parent.1)?;
                     // Cheats were told of when they came.
                     let answer = Input::Found { hash: place.1, known, parent, siblings: Vec::new() };
-                    for effect in self.replica.handle(self.now, answer).into_iter().rev() {
-                        todo.push_front(effect);
-                    }
+                    // Behind what is still to be done: write sets build on each other.
+                    todo.extend(self.replica.handle(self.now, answer));
                 }
                 // There is nobody to tell.
                 _ => {}

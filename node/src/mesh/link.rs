@@ -105,7 +105,7 @@ where
         let (reading, writing) = stream.split();
         let writer = Writer { queue, queued_bytes, stream: writing, counters: counters.clone() };
         let (reason, breach) = tokio::select! {
-            end = read_frames(reading, inbound, counters) => (end.to_string(), end.is_breach()),
+            end = read_frames(reading, inbound, counters, FRAME_DEADLINE) => (end.to_string(), end.is_breach()),
             reason = writer.run(token) => (reason, false),
         };
         // The swarm's task may be gone already: then nobody needs to know.
@@ -208,8 +208,14 @@ impl ReadEnd {
     }
 }
 
-/// Reads frames into `inbound`, as fast as they are taken from it. Returns why it ended.
-async fn read_frames<R>(mut stream: R, inbound: mpsc::Sender<Bytes>, counters: Arc<Counters>) -> ReadEnd
+/// Reads frames into `inbound`, as fast as they are taken from it. One that was begun has to be whole after `patience`.
+/// Returns why it ended.
+async fn read_frames<R>(
+    mut stream: R,
+    inbound: mpsc::Sender<Bytes>,
+    counters: Arc<Counters>,
+    patience: Duration,
+) -> ReadEnd
 where
     R: AsyncRead + Unpin,
 {
@@ -230,7 +236,7 @@ where
             }
         }
         // A link may be quiet for as long as it likes, but not in the middle of a frame.
-        let due = (!buffer.is_empty()).then(|| *deadline.get_or_insert_with(|| Instant::now() + FRAME_DEADLINE));
+        let due = (!buffer.is_empty()).then(|| *deadline.get_or_insert_with(|| Instant::now() + patience));
         let read = match due {
             Some(due) => match timeout_at(due, stream.read(&mut chunk)).await {
                 Ok(read) => read,
@@ -262,4 +268,33 @@ fn take_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, usize> {
     let _prefix = buffer.split_to(4);
     let frame = buffer.split_to(length);
     Ok(Some(if length <= COPY_BYTES { Bytes::copy_from_slice(&frame) } else { frame.freeze() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::time::sleep;
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_may_be_quiet_but_not_in_the_middle_of_a_frame() {
+        let (mut peer, here) = tokio::io::duplex(64);
+        let (inbound, mut frames) = mpsc::channel(1);
+        let patience = Duration::from_millis(200);
+        let reading = tokio::spawn(read_frames(here.compat(), inbound, Arc::default(), patience));
+        peer.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
+        assert_eq!(frames.recv().await.as_deref(), Some(&[7][..]));
+        sleep(2 * patience).await;
+        assert!(!reading.is_finished());
+        // A byte now and then does not put the end off.
+        peer.write_all(&[0, 0, 0, 99]).await.unwrap();
+        for _ in 0..20 {
+            let _ = peer.write_all(&[7]).await;
+            sleep(patience / 4).await;
+        }
+        let end = timeout(Duration::from_secs(5), reading).await.expect("it ends").unwrap();
+        assert!(matches!(end, ReadEnd::Trickle) && end.is_breach(), "{end}");
+    }
 }

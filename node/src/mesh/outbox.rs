@@ -90,3 +90,53 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+
+    use super::super::{GossipId, Notice};
+    use super::*;
+
+    fn gossip(bytes: usize) -> MeshEvent {
+        let (from, id, topic) = (PeerId::random(), GossipId([0; 16]), "a".to_owned());
+        MeshEvent::Gossip { from, id, topic, data: vec![0; bytes].into() }
+    }
+
+    /// Puts in as many as there are, and says how many were taken.
+    fn taken(outbox: &mut Outbox, events: impl Iterator<Item = MeshEvent>) -> usize {
+        events.filter_map(|event| outbox.push(event).then_some(())).count()
+    }
+
+    fn kept(mut outbox: Outbox) -> usize {
+        std::iter::from_fn(|| outbox.pop()).count()
+    }
+
+    #[test]
+    fn gossip_waits_up_to_so_many_messages_and_bytes() {
+        let by_bytes = limits::MAX_PENDING_GOSSIP_BYTES / 65_000;
+        for (bytes, fit) in [(10, limits::MAX_PENDING_GOSSIP_MESSAGES), (65_000, by_bytes)] {
+            let mut outbox = Outbox::new(Arc::default());
+            assert_eq!(taken(&mut outbox, (0..5_000).map(|_| gossip(bytes))), fit);
+            outbox.pop();
+            assert!(outbox.push(gossip(bytes)), "there is room again");
+            assert!(!outbox.push(gossip(bytes)));
+            assert_eq!(kept(outbox), fit);
+        }
+    }
+
+    #[test]
+    fn of_notices_the_newest_wait_and_of_misconduct_the_oldest() {
+        let address = "/ip4/127.0.0.1/tcp/1".parse::<libp2p::Multiaddr>().unwrap();
+        let counters = Arc::<Counters>::default();
+        let mut outbox = Outbox::new(counters.clone());
+        let notice = || MeshEvent::Notice(Notice::TwinSeen { address: address.clone() });
+        assert_eq!(taken(&mut outbox, (0..600).map(|_| notice())), 600);
+        assert_eq!(counters.notices_dropped.load(Relaxed), 88);
+        assert_eq!(kept(outbox), limits::MAX_PENDING_NOTICES);
+        let mut outbox = Outbox::new(counters);
+        let misconduct = || MeshEvent::Misconduct { peer: PeerId::random(), what: String::new(), breach: true };
+        taken(&mut outbox, (0..600).map(|_| misconduct()));
+        assert_eq!(kept(outbox), limits::MAX_PENDING_NOTICES);
+    }
+}
