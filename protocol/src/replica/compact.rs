@@ -125,7 +125,14 @@ struct Newest {
 
 impl Walk {
     fn new(topic: Topic) -> Self {
-        Self { topic, after: Arrival(0), batches: Vec::new(), newest: BTreeMap::new(), gone: None, left: Walked::default() }
+        Self {
+            topic,
+            after: Arrival(0),
+            batches: Vec::new(),
+            newest: BTreeMap::new(),
+            gone: None,
+            left: Walked::default(),
+        }
     }
 
     fn is_full(&self) -> bool {

@@ -19,7 +19,8 @@ impl World<'_> {
     pub(super) fn find_outdated(&self) -> Option<(Promise, String)> {
         let topics = (0..TOPICS.len()).filter(|topic| self.is_kept_by_key_alone(*topic));
         topics.filter_map(|topic| Topic::new(TOPICS[topic]).ok()).find_map(|topic| {
-            let everywhere: Vec<Last> = (0..self.plan.machines).map(|number| self.last_of_keys(number, &topic)).collect();
+            let everywhere: Vec<Last> =
+                (0..self.plan.machines).map(|number| self.last_of_keys(number, &topic)).collect();
             let mut last = Last::new();
             for (key, at) in everywhere.iter().flatten() {
                 let known = last.entry(key.clone()).or_insert(*at);

@@ -281,7 +281,8 @@ fn draw_keyed(seed: u64, machines: usize, length_ms: u64, steps: &mut Vec<Step>)
         }
         // Enough events for something to be superseded.
         for _ in 0..rng.random_range(0..60) {
-            let action = Action::Publish { machine: rng.random_range(0..machines), topic, events: 4, bytes: 8, acks: 0 };
+            let action =
+                Action::Publish { machine: rng.random_range(0..machines), topic, events: 4, bytes: 8, acks: 0 };
             steps.push(Step { at_ms: rng.random_range(100..length_ms), action });
         }
     }

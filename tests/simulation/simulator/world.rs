@@ -428,7 +428,8 @@ impl<'a> World<'a> {
                 return Some(Input::Oldest { batches, end });
             }
             Effect::ListKeys { topic, after } => {
-                let scan = self.machines[machine].store.scan_topic(&|other| *other == topic, after, KEYS_RUN, usize::MAX);
+                let scan =
+                    self.machines[machine].store.scan_topic(&|other| *other == topic, after, KEYS_RUN, usize::MAX);
                 let (batches, upto) = scan.map(|scan| (scan.batches, scan.next)).unwrap_or_default();
                 let batches = batches.iter().map(|(arrival, batch)| KeyedBatch::of(*arrival, batch)).collect();
                 let end = upto >= self.machines[machine].store.last_arrival();
