@@ -226,7 +226,10 @@ impl<S: Signer> Replica<S> {
         }
         let grace_ms = if matches!(source, Source::Gossip(_)) { GAP_GRACE_MS } else { 0 };
         let peers = peer_of(source).into_iter().filter(|peer| self.links.contains_key(peer));
-        let peers: Vec<_> = peers.chain(self.wants.announcers(&log).into_iter().map(|(peer, _)| peer)).collect();
+        let peers = peers.chain(self.wants.announcers(&log).into_iter().map(|(peer, _)| peer));
+        // What a pull brings once more says nothing new of those who were asked in vain.
+        let again = |peer: &Author| matches!(source, Source::Pull { .. }) && self.wants.was_denied(&log, &parent, peer);
+        let peers: Vec<_> = peers.filter(|peer| !again(peer)).collect();
         self.wants.add_inner(&log, parent, peers, self.now.mono_ms + grace_ms);
         self.plan_pending = true;
     }
