@@ -169,9 +169,12 @@ fn verify_rows(
     rows.push((Arrival(to.0 + 1), sled::IVec::default()));
     for (arrival, value) in rows {
         while expected < arrival {
-            // Rows may go while this runs.
+            // Rows may go while this runs; while the writer is held, the store says up to where.
             if expected >= reader.shared.first_row() {
-                report.add(Problem::RowMissing(expected));
+                let _held = reader.shared.gate.hold();
+                if expected >= reader.shared.first_row() {
+                    report.add(Problem::RowMissing(expected));
+                }
             }
             *chain = None;
             expected.0 += 1;

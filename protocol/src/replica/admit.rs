@@ -186,7 +186,7 @@ impl<S: Signer> Replica<S> {
         let Some(record) = self.latest(log).cloned() else { return };
         for batch in self.ahead.take_where(log, |batch| has_pruned(&record, batch)) {
             self.pass_pruned(log, &batch);
-            self.admit_above_hole(log, parent_of(&batch));
+            self.admit_above_hole(log, parent_of(&batch), true);
         }
     }
 
@@ -217,7 +217,7 @@ impl<S: Signer> Replica<S> {
         let waits_too = self.ahead.contains_parent(&log, &parent);
         let kept = self.ahead.insert(batch);
         if matches!(source, Source::Salvage { .. }) {
-            self.admit_above_hole(&log, parent);
+            self.admit_above_hole(&log, parent, false);
             return;
         }
         let dropped = self.planted.is(Fault::DropGapRequest);
@@ -373,25 +373,26 @@ impl<S: Signer> Replica<S> {
             if !self.wants.sources(log, &gap).is_empty() {
                 return;
             }
-            if by_key && gap.0 <= floor {
+            if by_key && gap.0 <= floor && !self.ends_own_line(log, gap.0) {
                 let mut record = self.latest_or_new(log);
                 self.raise_floor(&mut record, gap.0, above);
                 self.admit_waiting(log, record, gap);
-            } else if !self.admit_above_hole(log, gap) {
+            } else if !self.admit_above_hole(log, gap, true) {
                 return;
             }
         }
     }
 
-    /// Admits what waits for a batch that is not to be had. `false` when it may not be skipped.
-    fn admit_above_hole(&mut self, log: &LogKey, gap: (u64, BatchHash)) -> bool {
+    /// Admits what waits for a batch that is not to be had. `false` when it may not be skipped. Where the log has no more
+    /// room for holes, the lowest is given up for it if `gives_up`.
+    fn admit_above_hole(&mut self, log: &LogKey, gap: (u64, BatchHash), gives_up: bool) -> bool {
         let mut record = self.latest_or_new(log);
-        if gap.0 > record.floor {
-            while record.holes.len() >= MAX_HOLES || record.tips.len() >= MAX_TIPS {
-                if !self.close_lowest_hole(&mut record) {
-                    return false;
-                }
+        while gap.0 > record.floor && (record.holes.len() >= MAX_HOLES || record.tips.len() >= MAX_TIPS) {
+            if !gives_up || !self.close_lowest_hole(&mut record) {
+                return false;
             }
+        }
+        if gap.0 > record.floor {
             let below = record.tips.iter().map(|tip| tip.seq).filter(|seq| *seq < gap.0).max();
             let from = below.unwrap_or_default().max(record.floor) + 1;
             if from > gap.0 {
@@ -411,9 +412,18 @@ impl<S: Signer> Replica<S> {
     /// given up, and counts as pruned. What is stored below it stays. `false` when there is no hole.
     fn close_lowest_hole(&self, record: &mut LogRecord) -> bool {
         let Some(hole) = record.holes.first().copied() else { return false };
+        if self.ends_own_line(&record.key, hole.to) {
+            return false;
+        }
         let above = record.tips.iter().filter(|tip| tip.seq > hole.to).map(|tip| tip.hlc).min();
         self.raise_floor(record, hole.to, above.unwrap_or_default());
         true
+    }
+
+    /// Whether this node's line of its own log ends at a sequence number or below it: what it goes on with must not lie below
+    /// the floor, where nothing is announced.
+    pub(super) fn ends_own_line(&self, log: &LogKey, seq: u64) -> bool {
+        log.author == self.me && self.own.end_of(&log.topic).is_some_and(|(end, _)| end <= seq)
     }
 
     /// What is missing up to a sequence number counts as pruned. It is earlier than what was or is to be admitted `above`.
@@ -424,7 +434,9 @@ impl<S: Signer> Replica<S> {
         // Lines that began below the floor later, and this node's own, may still go on.
         let (last, floor_hlc) = (record.last_seq(), record.floor_hlc);
         let own = (record.key.author == self.me).then(|| self.own.end_of(&record.key.topic)).flatten();
-        record.tips.retain(|tip| tip.seq > upto || tip.seq == last || tip.hlc > floor_hlc || own == Some(tip.hash));
+        record
+            .tips
+            .retain(|tip| tip.seq > upto || tip.seq == last || tip.hlc > floor_hlc || own == Some((tip.seq, tip.hash)));
     }
 
     /// Admits what waits for a batch that is not to be had, onto a record that says so. `false` when nothing does.

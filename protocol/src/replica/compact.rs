@@ -15,6 +15,7 @@ use crate::event::Item;
 use crate::heads::{LogKey, LogRecord};
 use crate::hlc::Hlc;
 use crate::ids::{Arrival, BatchHash};
+use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::planted::{Fault, Planted};
 use crate::sign::Signer;
 use crate::topic::Topic;
@@ -139,11 +140,16 @@ impl Walk {
         self.batches.len() >= MAX_WALKED_BATCHES
     }
 
-    fn take(&mut self, KeyedBatch { batch, keys, keyless }: KeyedBatch, planted: Planted) {
+    /// Takes a batch. What is stamped beyond `upto` lasts and supersedes nothing.
+    fn take(&mut self, KeyedBatch { batch, keys, keyless }: KeyedBatch, upto: Hlc, planted: Planted) {
         let place = self.batches.len();
         let mut lasting = u32::from(keyless);
         for (key, hlc) in keys {
             let at = (hlc, batch.hash);
+            if hlc > upto {
+                lasting += 1;
+                continue;
+            }
             match self.newest.get_mut(&key) {
                 Some(newest) if newest.at < at || planted.is(Fault::SupersedeByArrival) => {
                     self.batches[newest.place].lasting -= 1;
@@ -178,9 +184,11 @@ impl Compaction {
         self.listing
     }
 
-    /// Batches went by another way: what a walk knows of them is no longer so.
-    pub(super) fn give_up(&mut self) {
-        self.walk = None;
+    /// Batches of these logs went by another way: what a walk over their topic knows of them is no longer so.
+    pub(super) fn give_up<'a>(&mut self, mut logs: impl Iterator<Item = &'a LogKey>) {
+        if self.walk.as_ref().is_some_and(|walk| logs.any(|log| log.topic == walk.topic)) {
+            self.walk = None;
+        }
     }
 
     /// Other rules hold.
@@ -255,9 +263,16 @@ impl<S: Signer> Replica<S> {
     /// A part of the walk came: batches of its topic, and up to where the store was looked at.
     pub(super) fn take_keys(&mut self, batches: Vec<KeyedBatch>, upto: Arrival, end: bool) {
         self.compaction.listing = false;
+        // A clock that is far ahead, or an author that says so, must not take a key away for good.
+        let wall_ms = self.wall_ms();
         let Some(walk) = &mut self.compaction.walk else { return };
         walk.after = upto;
-        batches.into_iter().for_each(|batch| walk.take(batch, self.planted));
+        for batch in batches {
+            // What is left out here is served to nobody, and supersedes nothing that is.
+            let counts = self.interest.holds(&self.me, &batch.batch.log);
+            let far = if counts { Hlc::from_ms(wall_ms.saturating_add(MAX_CLOCK_AHEAD_MS)) } else { Hlc(0) };
+            walk.take(batch, far, self.planted);
+        }
         if end || walk.is_full() {
             walk.finish_listing();
         }
@@ -277,7 +292,7 @@ impl<S: Signer> Replica<S> {
                 walk.left.held += batch.last_seq - batch.first_seq + 1;
             } else if !passes_holes && record.holes.iter().any(|hole| hole.from < batch.first_seq) {
                 walk.left.hindered = true;
-            } else if batch.last_seq < record.last_seq() {
+            } else if batch.last_seq < record.last_seq() && !self.ends_own_line(&batch.log, batch.last_seq) {
                 note_pruned(record, &batch, self.planted);
                 set.pruned.push(batch.arrival);
                 if set.pruned.len() >= GONE_RUN {
@@ -297,5 +312,34 @@ impl<S: Signer> Replica<S> {
         } else {
             self.compaction.walk = Some(walk);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Author;
+
+    fn batch(arrival: u64, keys: &[(&str, u64)]) -> KeyedBatch {
+        let log = LogKey { topic: Topic::new("a").unwrap(), author: Author([1; 32]) };
+        let (seq, hash) = (arrival, BatchHash([arrival as u8; 32]));
+        let last_hlc = Hlc(keys.iter().map(|(_, hlc)| *hlc).max().unwrap());
+        let arrival = Arrival(arrival);
+        let batch = OldBatch { arrival, log, first_seq: seq, last_seq: seq, hash, last_hlc, bytes: 1 };
+        let keys = keys.iter().map(|(key, hlc)| (KeyHash::of(key), Hlc(*hlc))).collect();
+        KeyedBatch { batch, keys, keyless: false }
+    }
+
+    #[test]
+    fn what_is_stamped_far_ahead_lasts_and_supersedes_nothing() {
+        let mut walk = Walk::new(Topic::new("a").unwrap());
+        let batches =
+            [(1, vec![("k", 10)]), (2, vec![("k", 900)]), (3, vec![("k", 20), ("l", 21)]), (4, vec![("k", 30)])];
+        for (arrival, keys) in batches {
+            walk.take(batch(arrival, &keys), Hlc(100), Planted::default());
+        }
+        walk.finish_listing();
+        let gone: Vec<u64> = walk.gone.unwrap().iter().map(|batch| batch.arrival.0).collect();
+        assert_eq!(gone, [1]);
     }
 }

@@ -84,7 +84,6 @@ impl<S: Signer> Replica<S> {
         self.expiry.walk = None;
         self.expiry.retry();
         self.compaction.forget();
-        self.compaction.give_up();
         let interest = self.interest.clone();
         self.set_interest(interest);
     }
@@ -207,7 +206,7 @@ impl<S: Signer> Replica<S> {
             }
         }
         if !set.pruned.is_empty() {
-            self.compaction.give_up();
+            self.compaction.give_up(records.keys());
             self.write_pruned(set, records);
         }
         self.expiry.walk = (!done).then_some(after);

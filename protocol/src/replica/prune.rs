@@ -146,7 +146,7 @@ impl<S: Signer> Replica<S> {
         let set_is_empty = set.pruned.is_empty();
         if !set_is_empty {
             self.batch_bytes = remaining;
-            self.compaction.give_up();
+            self.compaction.give_up(records.keys());
             self.write_pruned(set, records);
             self.pruning.freed = true;
         }

@@ -179,8 +179,8 @@ impl Own {
     }
 
     /// The last batch of this node's line of a topic.
-    pub(super) fn end_of(&self, topic: &Topic) -> Option<BatchHash> {
-        self.lines.get(topic).map(|line| line.link.parent)
+    pub(super) fn end_of(&self, topic: &Topic) -> Option<(u64, BatchHash)> {
+        self.lines.get(topic).map(|line| (line.link.seq, line.link.parent))
     }
 
     /// Topics of which a peer may hold more than it has told.
@@ -420,13 +420,17 @@ impl<S: Signer> Replica<S> {
         let all = line.recent.back().filter(|_| self.planted.is(Fault::CountAcksTooHigh)).map(|place| place.0);
         let Some(covered) = all.or(heard) else { return };
         // What a peer never had is not announced, but what it pruned it had.
+        let before = line.announced;
         if *holes_to <= line.announced {
             line.announced = line.announced.max(covered);
         }
+        let moved = line.announced > before;
         let lacking = *floor.max(holes_to);
         self.pruning.retry();
         self.expiry.retry();
-        self.compaction.retry();
+        if moved {
+            self.compaction.retry();
+        }
         let mut complete = Vec::new();
         for wait in &mut self.own.waits {
             let mut more = false;

@@ -184,5 +184,6 @@ fn a_log_goes_on_by_key_after_restarts_and_forks() {
     let states = states(&mesh);
     assert_eq!(states[0], states[1]);
     assert_eq!(states[0].len(), 25);
-    assert_in_sync(&mesh);
+    // The author's own floor stays below the end of its line, so that the digests may differ.
+    assert_links_in_sync(&mesh);
 }
