@@ -81,7 +81,7 @@ impl<S: Signer> Replica<S> {
             self.skip_missing(range, peer, missing);
         }
         let open: Vec<_> = self.wants.open(&range.log).into_iter().filter(|place| place.0 == range.upto).collect();
-        let stepped = self.wants.step_back(&range.log);
+        let stepped = self.wants.step_back(&range.log, range.upto);
         for place in open {
             // What it waits for may have nobody left who was known to have it: whoever serves what follows must.
             let gap = self.ahead.gap_below(&range.log, place);

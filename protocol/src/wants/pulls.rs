@@ -59,11 +59,11 @@ impl Wants {
     }
 
     /// A range was pulled to its end. If what came did not connect, the next pull starts further back, and the answer
-    /// is true.
-    pub fn step_back(&mut self, log: &LogKey) -> bool {
+    /// is true, unless this one began as far back as there is.
+    pub fn step_back(&mut self, log: &LogKey, upto: u64) -> bool {
         let Some(wants) = self.logs.get_mut(log) else { return false };
         wants.reached = 0;
-        let loose = std::mem::take(&mut wants.loose);
+        let loose = std::mem::take(&mut wants.loose) && wants.back < upto;
         if loose {
             wants.back = (wants.back * 2).clamp(16, u64::MAX / 4);
         }
