@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::declaration::Declaration;
+use super::super::declaration::{Arrow, Declaration};
 use super::super::finding::{Code, Finding, MAX_FINDINGS};
 
 /// Every choice is made by one role. A deadline is no choice: it is what happens when nobody chose.
@@ -22,31 +22,45 @@ pub(super) fn check_choices(declaration: &Declaration) -> Vec<Finding> {
 
 /// Who acts in a state knows of every event that leads there.
 pub(super) fn check_seen_states(declaration: &Declaration) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for arrow in declaration.arrows() {
-        for role in actors(declaration, arrow.to).filter(|role| !declaration.knows(role, arrow.kind)) {
-            let wrong =
-                format!("'{role}' has to act in '{}' and does not see '{}', which leads there.", arrow.to, arrow.kind);
-            let mend = format!("Add '{}' to roles.{role}.sees.", arrow.kind);
-            findings.push(Finding::new(arrow.place(), Code::UnseenState, wrong, mend));
-        }
-        if findings.len() >= MAX_FINDINGS {
-            break;
-        }
-    }
-    findings
+    unseen(
+        declaration,
+        declaration.arrows(),
+        Code::UnseenState,
+        |arrow| arrow.to,
+        |role, arrow| {
+            format!("'{role}' has to act in '{}' and does not see '{}', which leads there.", arrow.to, arrow.kind)
+        },
+    )
 }
 
 /// Who acts in a state knows when another role's event has left it.
 pub(super) fn check_seen_ends(declaration: &Declaration) -> Vec<Finding> {
-    let mut findings = Vec::new();
     // Nobody waits at the start, so that nobody has to stop.
-    for arrow in declaration.arrows().filter(|arrow| arrow.from != declaration.start()) {
-        for role in actors(declaration, arrow.from).filter(|role| !declaration.knows(role, arrow.kind)) {
-            let wrong =
-                format!("'{role}' may act in '{}' and does not see '{}', which ends that.", arrow.from, arrow.kind);
+    let arrows = declaration.arrows().filter(|arrow| arrow.from != declaration.start());
+    unseen(
+        declaration,
+        arrows,
+        Code::UnseenEnd,
+        |arrow| arrow.from,
+        |role, arrow| {
+            format!("'{role}' may act in '{}' and does not see '{}', which ends that.", arrow.from, arrow.kind)
+        },
+    )
+}
+
+/// Arrows that somebody who acts in one of their states does not see.
+fn unseen<'a>(
+    declaration: &'a Declaration,
+    arrows: impl Iterator<Item = Arrow<'a>>,
+    code: Code,
+    state_of: impl Fn(&Arrow<'a>) -> &'a str,
+    wrong: impl Fn(&str, &Arrow<'a>) -> String,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for arrow in arrows {
+        for role in actors(declaration, state_of(&arrow)).filter(|role| !declaration.knows(role, arrow.kind)) {
             let mend = format!("Add '{}' to roles.{role}.sees.", arrow.kind);
-            findings.push(Finding::new(arrow.place(), Code::UnseenEnd, wrong, mend));
+            findings.push(Finding::new(arrow.place(), code, wrong(role, &arrow), mend));
         }
         if findings.len() >= MAX_FINDINGS {
             break;
