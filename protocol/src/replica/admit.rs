@@ -364,10 +364,10 @@ impl<S: Signer> Replica<S> {
                 return;
             }
             self.wants.deny(log, &gap, &peer);
-            for (other, floor) in self.wants.announcers(log) {
-                let told = other != peer && floor < gap.0 && self.links.contains_key(&other);
-                if told && !self.wants.was_denied(log, &gap, &other) {
-                    self.wants.add_inner(log, gap, [other], self.now.mono_ms);
+            for (other, floor) in &floors {
+                let told = *other != peer && *floor < gap.0 && self.links.contains_key(other);
+                if told && !self.wants.was_denied(log, &gap, other) {
+                    self.wants.add_inner(log, gap, [*other], self.now.mono_ms);
                 }
             }
             if !self.wants.sources(log, &gap).is_empty() {
