@@ -1,5 +1,6 @@
 //! What is kept of topics, for how long, and who may publish to them.
 
+use crate::consumers::Service;
 use crate::harness::{DEADLINE_ARG, Mesh, eventually, exit, lines, lines_of};
 
 const TOPIC: &str = "orders.placed";
@@ -111,6 +112,52 @@ fn of_each_key_the_last_event_stays_also_for_those_who_come_later() {
     mesh[0].start();
     assert_eq!(last(0), expected);
     mesh[0].verify();
+}
+
+#[test]
+fn a_consumer_that_falls_behind_in_a_keyed_topic_misses_what_was_superseded_and_no_more() {
+    let mesh = Mesh::star(2);
+    mesh.connected(mesh.all());
+    mesh[0].cli(&["topics", "set", TOPIC, "--keyed"]).expect(exit::OK);
+    let config = serde_json::json!({"topics": [TOPIC], "max_in_flight": 1000});
+    let service = Service::new(&mesh[0], "late", &config);
+    // More than it reads ahead.
+    let (rounds, of_round) = (150, 100);
+    let publish = |round: usize, keys: Vec<String>| {
+        let event = |(nth, key): (usize, String)| {
+            serde_json::json!({"specversion": "1.0", "id": format!("{round}-{nth}-{key}"), "source": "/test",
+                "type": "priced", "partitionkey": key})
+        };
+        let events: Vec<_> = keys.into_iter().enumerate().map(event).collect();
+        let path = format!("/v1/topics/{TOPIC}/events");
+        let body = serde_json::to_string(&events).expect("JSON");
+        mesh[0].http().post(&path, "application/cloudevents-batch+json", body).expect(201);
+    };
+    for round in 0..rounds {
+        publish(round, (0..of_round).map(|nth| format!("hot{}", nth % 5)).collect());
+        publish(round, vec![format!("cold{round}")]);
+    }
+    let all = (rounds * (of_round + 1)) as u64;
+    eventually("most is gone", || mesh[0].count(TOPIC) < all / 4);
+    let (mut delivered, mut cold) = (0, 0);
+    loop {
+        let events = service.fetch(1000, 500);
+        if !events.is_empty() {
+            service.ack(&events);
+        }
+        delivered += events.len() as u64;
+        cold += events
+            .iter()
+            .filter(|event| event["partitionkey"].as_str().is_some_and(|key| key.starts_with('c')))
+            .count();
+        if events.is_empty() && service.get("/lag")["events"] == 0 {
+            break;
+        }
+    }
+    let missed = service.get("/lag")["missed"].clone();
+    assert_eq!(cold, rounds);
+    assert_eq!(missed["more"], false, "{missed}");
+    assert_eq!(delivered + missed["events"].as_u64().expect("a number"), all, "{delivered} and {missed}");
 }
 
 #[test]

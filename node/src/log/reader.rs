@@ -42,6 +42,12 @@ impl LogReader {
         self.shared.last()
     }
 
+    /// Everything that arrived up to here was pruned.
+    #[must_use]
+    pub fn floor(&self) -> Arrival {
+        self.shared.floor()
+    }
+
     /// Follows [`Self::last_arrival`]: the wake-up of subscriptions.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arrival> {

@@ -37,7 +37,7 @@ impl Held {
         }
         if look_for_gaps {
             if self.core.read().arrival < self.reader.last_arrival() {
-                self.look_for_gaps();
+                self.look_for_gaps()?;
             }
             self.drop_gone_of_others()?;
         }
@@ -131,12 +131,13 @@ impl Held {
         }
     }
 
-    /// Looks whether logs were pruned beyond what was read of them.
-    fn look_for_gaps(&mut self) {
+    /// Looks whether logs were pruned beyond what was read of them. What lies before a batch that stays below the floor is
+    /// counted when that is read.
+    fn look_for_gaps(&mut self) -> Result<(), LogError> {
         let mut lost = 0;
         for (key, read) in &mut self.seen {
-            let floor = self.reader.record(key).ok().flatten().map_or(0, |record| record.floor);
-            if floor > *read {
+            let floor = self.reader.record(key)?.map_or(0, |record| record.floor);
+            if floor > *read && self.reader.range(key, *read, floor, 1)?.is_empty() {
                 lost += floor - *read;
                 *read = floor;
             }
@@ -146,12 +147,13 @@ impl Held {
             self.ahead = Ahead::default();
         }
         self.miss(lost, false);
+        Ok(())
     }
 
     /// Whether the place to go on from is below everything that is left here.
     pub(super) fn look_below(&mut self) {
         let floor = self.core.read().arrival;
-        if floor.0 > 0 && self.reader.last_arrival() > floor && matches!(self.reader.chain_at(floor), Ok(None)) {
+        if floor.0 > 0 && floor < self.reader.floor() {
             self.miss(0, true);
         }
     }
