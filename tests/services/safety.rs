@@ -226,7 +226,7 @@ fn requests_beyond_the_limits_are_refused_and_the_node_goes_on() {
     let (status, text) = exchange(&address, &get((&format!("/v1/{}", "x".repeat(100_000)), &auth)));
     assert!(matches!(status, 414 | 431), "{text}");
 
-    // A body that says that it is too large: it is not even read.
+    // A body that says that it is too large: it is not even waited for.
     let head = format!(
         "POST /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\nauthorization: {bearer}\r\n\
          content-type: application/cloudevents-batch+json\r\ncontent-length: 17000000\r\nconnection: close\r\n\r\n"
@@ -245,6 +245,46 @@ fn requests_beyond_the_limits_are_refused_and_the_node_goes_on() {
     let (status, text) = exchange(&address, b"NONSENSE\r\n\r\n");
     assert_eq!(status, 400, "{text}");
     assert_answers(&mesh[0]);
+}
+
+#[test]
+fn who_sends_a_whole_body_before_reading_learns_why_it_was_refused() {
+    let mesh = served();
+    let (address, bearer) = (address(&mesh[0]), format!("authorization: Bearer {}\r\n", token(&mesh[0])));
+    let post = |path: &str, auth: &str, bytes: usize| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\n{auth}content-type: text/csv\r\ncontent-length: {bytes}\r\n\
+             connection: close\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(&address).expect("the API takes connections");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+        stream.write_all(head.as_bytes()).expect("the head is taken");
+        stream.write_all(&vec![b' '; bytes]).expect("the body is taken to its end");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the answer comes to its end");
+        (answer.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok()).expect("a status"), answer)
+    };
+    let topic = "/v1/topics/a/events";
+    for (path, auth, bytes, status, code) in [
+        (topic, "", 20 << 20, 401, "unauthorized"),
+        (topic, bearer.as_str(), 20 << 20, 413, "body_too_large"),
+        ("/v1/topics/a..b/events", bearer.as_str(), 8 << 20, 400, "bad_topic"),
+        ("/v1/nothing", bearer.as_str(), 8 << 20, 404, "not_found"),
+        ("/v1/status", bearer.as_str(), 8 << 20, 405, "method_not_allowed"),
+    ] {
+        let (answered, text) = post(path, auth, bytes);
+        assert!(answered == status && text.contains(&format!(r#""code":"{code}""#)), "{path}: {text}");
+    }
+    // Who waits to be told to send is told no instead, at once.
+    let mut stream = TcpStream::connect(&address).expect("the API takes connections");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time limit");
+    let head = format!(
+        "POST {topic} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 9\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("the head is taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the answer comes to its end");
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
 }
 
 #[test]

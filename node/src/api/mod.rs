@@ -11,6 +11,7 @@ mod events;
 mod guard;
 mod health;
 mod in_time;
+mod leftover;
 mod lines;
 mod log;
 mod openapi;

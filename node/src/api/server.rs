@@ -12,7 +12,6 @@ use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use futures::StreamExt;
 use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -24,15 +23,12 @@ use utoipa_axum::routes;
 use super::problem::ApiError;
 use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
-use super::{consumers, events, health, log, openapi, peers, publish, rules};
+use super::{consumers, events, health, leftover, log, openapi, peers, publish, rules};
 use crate::consumers::Consumers;
 use crate::metrics::HttpMeters;
 use crate::node::Node;
 use crate::status::{ApiInfo, Converged, HoleStatus, NodeStatus};
 
-/// Bytes of a body that is refused that are read all the same, and how long.
-const MAX_DRAIN_BYTES: usize = 64 * 1024 * 1024;
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Replays in order of time at once, at most: each may hold some 80 MB.
 const MAX_REPLAYS: usize = 4;
 
@@ -128,7 +124,8 @@ impl Server {
             tcp: tcp.clone(),
         };
         let router = router(api);
-        let counted = health::counted(router.clone(), meters.clone());
+        let drained = router.clone().layer(middleware::from_fn(leftover::drain));
+        let counted = health::counted(drained, meters.clone());
         let serve = axum::serve(listener, counted).with_graceful_shutdown(closing.clone().cancelled_owned());
         let (socket, task, connections) = (socket.to_owned(), tokio::spawn(async { serve.await }), TaskTracker::new());
         Ok(Self { socket, closing, asked, task, router, meters, tcp, connections })
@@ -271,23 +268,12 @@ async fn shutdown(State(api): State<Api>) -> StatusCode {
     StatusCode::ACCEPTED
 }
 
-/// Refuses a body that says that it is too large. Whoever sends it gets to read the answer: reading goes on for a while.
+/// Refuses a body that says that it is too large.
 async fn refuse_large_bodies(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if length.is_none_or(|length: u64| length <= MAX_BODY_BYTES as u64) {
         return next.run(request).await;
     }
-    let mut body = request.into_body().into_data_stream();
-    let drain = async {
-        let mut drained = 0;
-        while let Some(Ok(part)) = body.next().await
-            && drained < MAX_DRAIN_BYTES
-        {
-            drained += part.len();
-        }
-    };
-    // Who takes longer may not get to read it.
-    let _ = tokio::time::timeout(DRAIN_LIMIT, drain).await;
     ApiError::body_too_large().into_response()
 }
 

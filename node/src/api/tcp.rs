@@ -24,6 +24,7 @@ use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use super::guard::{self, Guard, Local};
 use super::health;
+use super::leftover;
 use super::problem::{self, ApiError};
 use super::token::Token;
 use super::types::{Code, PROBLEM_CONTENT_TYPE};
@@ -100,7 +101,8 @@ pub(super) async fn serve(
     let guard = Guard { token, hosts: options.hosts.clone(), open_metrics: options.open_metrics };
     let router = router
         .layer(RequestBodyTimeoutLayer::new(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check));
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .layer(middleware::from_fn(leftover::drain));
     let door = Door { router: health::counted(router, meters.clone()), meters, closing, tasks: tracker.clone() };
     tracker.spawn(async move { door.accept(&listener).await });
     Ok(address)
