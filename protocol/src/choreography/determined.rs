@@ -18,21 +18,23 @@ pub struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// The id of the event number `index`, from 0, of those that the answer emits.
+    /// The id of the event number `index`, from 0, of those of its type that the answer emits. The type is a part of it: replicas
+    /// that decide otherwise emit two events, of which every reader gets both, whichever came first, and the fold says
+    /// which one counts.
     #[must_use]
-    pub fn event_id(&self, index: u32) -> String {
-        self.hash("roundelay choreography event v1", &index.to_string())
+    pub fn event_id(&self, kind: &str, index: u32) -> String {
+        self.hash("roundelay choreography event v1", &[kind, &index.to_string()])
     }
 
     /// The key of an effect outside the mesh, such as a payment: whoever takes keys against repeats is given this one,
     /// at every retry and by every replica. `effect` tells several effects of one answer apart.
     #[must_use]
     pub fn effect_key(&self, effect: &str) -> String {
-        self.hash("roundelay choreography effect v1", effect)
+        self.hash("roundelay choreography effect v1", &[effect])
     }
 
-    fn hash(&self, domain: &str, last: &str) -> String {
-        hash(domain, &[self.choreography, self.role, self.source, self.id, last])
+    fn hash(&self, domain: &str, last: &[&str]) -> String {
+        hash(domain, &[&[self.choreography, self.role, self.source, self.id], last].concat())
     }
 }
 
@@ -64,11 +66,11 @@ mod tests {
     fn ids_stay_what_they_are() {
         // Other programs may have stored them.
         let deadline = deadline_id(Version([7; 32]), "o-1", "placed", "/shop", "1");
-        let ids = [ANSWER.event_id(0), ANSWER.effect_key("reserve"), deadline];
+        let ids = [ANSWER.event_id("stock.reserved", 0), ANSWER.effect_key("reserve"), deadline];
         assert_eq!(
             ids,
             [
-                "44c1229950c02588b5220194af353b3d",
+                "54b1aa9f5c81402549bf82a269ea0af7",
                 "b6c5b6ea72696cfd1b30336be300d100",
                 "5aae66a6c098fde0311f8f4ce619c468"
             ]
@@ -84,13 +86,15 @@ mod tests {
             Answer { source: "/sho", id: "p1", ..ANSWER },
             Answer { id: "2", ..ANSWER },
         ];
-        let mut ids: BTreeSet<String> =
-            answers.iter().flat_map(|answer| [answer.event_id(0), answer.event_id(1)]).collect();
+        let mut ids: BTreeSet<String> = answers
+            .iter()
+            .flat_map(|answer| [answer.event_id("a", 0), answer.event_id("a", 1), answer.event_id("b", 0)])
+            .collect();
         ids.extend(answers.iter().map(|answer| answer.effect_key("0")));
         ids.extend([Version([1; 32]), Version([2; 32])].map(|version| deadline_id(version, "c", "s", "/a", "1")));
         ids.extend(["c", "d"].map(|correlation| deadline_id(Version([3; 32]), correlation, "s", "/a", "1")));
         ids.extend(["t", "u"].map(|state| deadline_id(Version([3; 32]), "c", state, "/a", "1")));
-        assert_eq!(ids.len(), 21);
+        assert_eq!(ids.len(), 26);
         assert!(ids.iter().all(|id| id.len() == 32));
     }
 }

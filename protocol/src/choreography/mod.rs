@@ -14,6 +14,8 @@
 //! | `conformance` | in which state an instance is, and whether it keeps to its declaration |
 //! | `view` `frontier` | states by key that late events roll back; what cannot change any more |
 //! | `trace` `flow` | what caused what; who reacts to what, and how fast |
+//! | `participant` | whoever plays a role: its handlers, what it has to do and what it may |
+//! | `simulated` | meshes in virtual time, to rehearse a choreography in |
 //! | `determined` | ids that every replica and every retry comes to by itself |
 
 pub mod canonical;
@@ -27,8 +29,10 @@ pub mod finding;
 pub mod flow;
 pub mod frontier;
 pub mod observed;
+pub mod participant;
 pub mod rank;
 pub mod show;
+pub mod simulated;
 pub mod span;
 pub mod trace;
 mod unique;
@@ -39,4 +43,5 @@ pub use declaration::Declaration;
 pub use draft::Draft;
 pub use finding::Finding;
 pub use observed::Observed;
+pub use participant::Participant;
 pub use rank::Rank;

@@ -5,4 +5,5 @@ mod declarations;
 mod examples;
 mod incidents;
 mod orders;
+mod rehearsals;
 mod views;

@@ -84,6 +84,24 @@ impl Fold {
         &self.judged
     }
 
+    /// The first event of a source and id, and how it was judged.
+    #[must_use]
+    pub fn find(&self, source: &str, id: &str) -> Option<&(Arc<Observed>, Judgement)> {
+        let number = self.by_name.get(&(id.to_owned(), source.to_owned()))?;
+        self.judged.get(*number)
+    }
+
+    /// How events would be judged if they came next, one after the other.
+    #[must_use]
+    pub fn foresee(&self, versions: &Versions, events: Vec<Observed>) -> Vec<Judgement> {
+        if let ([event], Some(declaration)) = (events.as_slice(), &self.declaration) {
+            return vec![self.judge_by(declaration, event)];
+        }
+        let mut then = self.clone();
+        events.into_iter().for_each(|event| then.judge(versions, Arc::new(event)));
+        then.judged.drain(self.judged.len()..).map(|(_, judgement)| judgement).collect()
+    }
+
     /// Says how many events were left out after these.
     pub(super) fn set_omitted(&mut self, omitted: usize) {
         self.instance.omitted = omitted;

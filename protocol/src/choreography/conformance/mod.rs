@@ -50,6 +50,7 @@ pub enum AddError {
 #[derive(Debug, Clone)]
 pub struct Versions {
     name: String,
+    first: Arc<Declaration>,
     by_hash: BTreeMap<Version, Arc<Declaration>>,
     since: BTreeMap<(Hlc, Version), Arc<Declaration>>,
 }
@@ -59,7 +60,8 @@ impl Versions {
     #[must_use]
     pub fn new(first: Declaration) -> Self {
         let (name, version, first) = (first.name().to_owned(), first.version(), Arc::new(first));
-        Self { name, by_hash: [(version, first.clone())].into(), since: [((Hlc(0), version), first)].into() }
+        let by_hash = [(version, first.clone())].into();
+        Self { name, by_hash, since: [((Hlc(0), version), first.clone())].into(), first }
     }
 
     /// Adds a version for instances that begin at or after a stamp.
@@ -92,11 +94,15 @@ impl Versions {
     pub fn of_first(&self, event: &Observed) -> Option<&Arc<Declaration>> {
         match &event.version {
             Some(named) => self.by_hash.get(&named.parse().ok()?),
-            None => {
-                let upto = (event.rank.stamp, Version([0xff; 32]));
-                self.since.range(..=upto).next_back().or_else(|| self.since.iter().next()).map(|(_, found)| found)
-            }
+            None => Some(self.at(event.rank.stamp)),
         }
+    }
+
+    /// The version that holds at a stamp: the latest from before, or else the first.
+    #[must_use]
+    pub fn at(&self, stamp: Hlc) -> &Arc<Declaration> {
+        let before = self.since.range(..=(stamp, Version([0xff; 32]))).next_back();
+        before.map_or(&self.first, |(_, found)| found)
     }
 
     fn declare(&self, kind: &str) -> bool {
@@ -190,6 +196,12 @@ impl Conformance {
     /// Every instance with its correlation id, by id.
     pub fn instances(&self) -> impl Iterator<Item = (&str, &Instance)> {
         self.instances.iter().map(|(correlation, tracked)| (correlation.as_str(), tracked.fold.instance()))
+    }
+
+    /// The fold of an instance.
+    #[must_use]
+    pub fn fold(&self, correlation: &str) -> Option<&Fold> {
+        self.instances.get(correlation).map(|tracked| &tracked.fold)
     }
 
     /// How each event of an instance was judged, in total order.

@@ -1,0 +1,279 @@
+//! Participants in simulated meshes: whatever goes wrong and heals, every instance ends, and all nodes say the same.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use roundelay_protocol::choreography::conformance::{Instance, Verdict};
+use roundelay_protocol::choreography::declaration::End;
+use roundelay_protocol::choreography::participant::{Call, Emission, Failure, Outcome};
+use roundelay_protocol::choreography::simulated::{Mesh, NodeId};
+use roundelay_protocol::choreography::{Declaration, Draft, Participant, check};
+
+use crate::examples::declaration;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// A number that an instance has, always the same.
+fn draw(correlation: &str, salt: u64) -> u64 {
+    let mixed = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    correlation.bytes().fold(salt, mixed) % 100
+}
+
+async fn emit(kind: &str) -> Outcome {
+    Ok(vec![Emission::new(kind)])
+}
+
+/// The four roles of the order saga. Some refuse, some fail now and then, and some are too late.
+fn players() -> Vec<Participant> {
+    let of = |role: &str| Participant::new("order-saga", role);
+    let release = |_: Call| emit("stock.released");
+    let refund = |_: Call| emit("payment.refunded");
+    vec![
+        of("shop"),
+        of("stock")
+            .on("order.placed", |call: Call| async move {
+                let kind = if draw(&call.event.correlation, 1) < 15 { "stock.refused" } else { "stock.reserved" };
+                emit(kind).await
+            })
+            .on("order.unpaid", release)
+            .on("payment.refused", release)
+            .on("payment.refunded", release)
+            .on("stock.release-due", release)
+            .undo("stock.reserved", release),
+        of("payment")
+            .on("stock.reserved", |call: Call| async move {
+                match draw(&call.event.correlation, 2) {
+                    0..15 => emit("payment.refused").await,
+                    15..25 if call.attempt < 3 => Err(Failure::transient("the bank does not answer")),
+                    25..30 => Err(Failure::terminal("the card is unknown")),
+                    _ => emit("payment.accepted").await,
+                }
+            })
+            .on("shipping.refused", refund)
+            .on("shipping.late", refund)
+            .on("payment.refund-due", refund)
+            .undo("payment.accepted", refund),
+        of("shipping").on("payment.accepted", |call: Call| async move {
+            let kind = if draw(&call.event.correlation, 3) < 15 { "shipping.refused" } else { "shipping.sent" };
+            emit(kind).await
+        }),
+    ]
+}
+
+/// Four nodes; every role on two of them.
+fn saga(seed: u64) -> (Mesh, Vec<NodeId>) {
+    let mut mesh = Mesh::simulated(seed, declaration("order_saga.toml"));
+    let nodes: Vec<NodeId> = (0..4).map(|nth| mesh.add(&format!("n{nth}"))).collect();
+    for (nth, player) in players().into_iter().enumerate() {
+        mesh.play(nodes[nth], player.clone()).unwrap();
+        mesh.play(nodes[(nth + 1) % 4], player).unwrap();
+    }
+    (mesh, nodes)
+}
+
+fn place(mesh: &mut Mesh, nodes: &[NodeId], orders: u64) {
+    for order in 0..orders {
+        // One that is down takes no orders.
+        let _ = mesh.begin(nodes[0], "shop", &format!("o-{order}"), Emission::new("order.placed"));
+        mesh.advance(500);
+    }
+}
+
+#[test]
+fn in_quiet_every_order_conforms() {
+    let (mut mesh, nodes) = saga(1);
+    place(&mut mesh, &nodes, 60);
+    assert!(mesh.settle(3 * DAY_MS));
+    let mut ends = BTreeSet::new();
+    for (correlation, instance) in mesh.conformance(nodes[3]).instances() {
+        assert!(matches!(instance.verdict(), Verdict::Conforming { .. }), "{correlation}: {instance:?}");
+        ends.insert(instance.state.clone());
+    }
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), ["cancelled", "declined", "shipped"]);
+    let failed = mesh.events(nodes[0]).filter(|planned| planned.event.kind == "payment.failed").count();
+    let dead: usize = nodes.iter().map(|node| mesh.dead_letters(*node).count()).sum();
+    assert!(failed > 0 && failed == dead, "{failed} told of, {dead} dead");
+}
+
+/// Lets an order saga meet faults, and checks what has to hold in the end.
+fn endure(seed: u64) -> BTreeSet<&'static str> {
+    let (mut mesh, nodes) = saga(seed);
+    mesh.disturb(120_000);
+    place(&mut mesh, &nodes, 30);
+    mesh.advance(200_000);
+    let settled = mesh.settle(DAY_MS / 8);
+    let rests = |found: &Instance| found.end.is_some() && found.owed.is_empty();
+    let open: Vec<_> = mesh.conformance(nodes[0]).instances().filter(|(_, found)| !rests(found)).collect();
+    let dead: Vec<_> = nodes.iter().flat_map(|node| mesh.dead_letters(*node)).collect();
+    assert!(settled, "seed {seed}: not settled; open are {open:#?}; given up were {dead:#?}");
+    let all = |node: NodeId| -> Vec<String> {
+        mesh.conformance(node).instances().map(|(id, found)| format!("{id} {found:?}")).collect()
+    };
+    for node in &nodes {
+        assert_eq!(all(*node), all(nodes[0]), "seed {seed}");
+    }
+    for (correlation, instance) in mesh.conformance(nodes[0]).instances() {
+        assert_eq!(instance.violations, [], "seed {seed}: {correlation}");
+        // Nothing can undo that something was sent.
+        assert!(instance.owed.iter().all(|owed| owed.compensation.is_none()), "seed {seed}: {correlation}");
+    }
+    mesh.conformance(nodes[0]).instances().map(|(_, instance)| instance.verdict().as_str()).collect()
+}
+
+#[test]
+fn whatever_breaks_and_heals_every_order_ends_and_nothing_is_owed() {
+    let seen: BTreeSet<&str> = (0..150).flat_map(endure).collect();
+    // Partitions led to decisions that were taken twice.
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["conforming", "superseded"]);
+}
+
+#[test]
+fn a_seed_brings_about_the_same_again() {
+    let run = |seed: u64| {
+        let (mut mesh, nodes) = saga(seed);
+        mesh.disturb(60_000);
+        place(&mut mesh, &nodes, 20);
+        mesh.advance(DAY_MS);
+        mesh.events(nodes[2]).map(|planned| format!("{planned:?}")).collect::<Vec<_>>()
+    };
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7), run(8));
+}
+
+#[test]
+fn what_a_role_or_a_state_does_not_allow_reaches_nobody() {
+    let mut mesh = Mesh::simulated(1, declaration("order_saga.toml"));
+    let (shop, stock) = (mesh.add("shop"), mesh.add("stock"));
+    mesh.play(shop, Participant::new("order-saga", "shop")).unwrap();
+    // It answers an order with what only the shop may say.
+    let forger = Participant::new("order-saga", "stock")
+        .on("order.placed", |_: Call| emit("order.expired"))
+        .undo("stock.reserved", |_: Call| emit("stock.released"));
+    mesh.play(stock, forger).unwrap();
+    let paid = mesh.begin(stock, "stock", "o-1", Emission::new("stock.released"));
+    assert!(paid.unwrap_err().to_string().contains("not possible in 'new'"));
+    mesh.begin(shop, "shop", "o-1", Emission::new("order.placed")).unwrap();
+    assert!(mesh.begin(shop, "shop", "o-1", Emission::new("order.expired")).unwrap_err().to_string().contains("due"));
+    mesh.advance(5_000);
+    let letter = mesh.dead_letters(stock).next().expect("a dead letter");
+    assert_eq!((letter.attempts, letter.reason.as_str()), (1, "'order.expired' is emitted by 'shop', not by 'stock'"));
+    assert!(mesh.settle(DAY_MS));
+    assert_eq!(mesh.state(shop, "o-1"), "declined");
+    let kinds: Vec<&str> = mesh.events(shop).map(|planned| planned.event.kind.as_str()).collect();
+    assert_eq!(kinds, ["order.placed", "stock.failed", "order.expired"]);
+}
+
+#[test]
+fn both_sides_of_a_partition_decide_and_the_loser_undoes_its_effect() {
+    let (mut superseded, mut undone) = (0, 0);
+    for seed in 0..20 {
+        let mut mesh = Mesh::simulated(seed, declaration("order_saga.toml"));
+        let nodes: Vec<NodeId> = (0..4).map(|nth| mesh.add(&format!("n{nth}"))).collect();
+        for (node, player) in nodes.iter().zip(players()) {
+            mesh.play(*node, player).unwrap();
+        }
+        // The shop does not hear that the stock was reserved and paid for, and gives the order up.
+        place(&mut mesh, &nodes, 1);
+        mesh.partition(&[&nodes[..1], &nodes[1..]]);
+        mesh.advance(DAY_MS / 24);
+        mesh.heal();
+        assert!(mesh.settle(3 * DAY_MS), "seed {seed}");
+        let instance = mesh.conformance(nodes[0]).instance("o-0").unwrap();
+        superseded += instance.superseded.len();
+        undone += usize::from(instance.superseded.iter().any(|found| found.event.kind == "payment.refunded"));
+        assert_eq!((instance.violations.len(), instance.owed.len()), (0, 0), "seed {seed}: {instance:#?}");
+    }
+    assert!(superseded > 0 && undone < superseded, "{superseded} superseded, {undone} undone");
+}
+
+/// A choreography of states in layers: in each state one of three roles chooses, and another sees to the deadline, or the
+/// same. Some steps have effects that the same role alone decides on.
+fn layered() -> impl Strategy<Value = Declaration> {
+    let state = (
+        0usize..3,
+        prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..4),
+        0usize..3,
+        any::<prop::sample::Index>(),
+    );
+    prop::collection::vec(state, 1..6).prop_map(|states| {
+        let roles = ["a", "b", "c"];
+        let mut draft = Draft::new("layered", "new").event("begun", "a").topic("begun", "t");
+        draft = draft.on("new", "begun", "s0");
+        let mut kinds = vec!["begun".to_owned()];
+        let last = states.len();
+        let name = |nth: usize| {
+            if nth >= last { if nth.is_multiple_of(2) { "done" } else { "over" }.to_owned() } else { format!("s{nth}") }
+        };
+        for (nth, (by, choices, watcher, late)) in states.iter().enumerate() {
+            let from = format!("s{nth}");
+            for (choice, (to, has_effect)) in choices.iter().enumerate() {
+                let kind = format!("k{nth}-{choice}");
+                // The first leads on to the next, so that every state can be reached.
+                let to = if choice == 0 { nth + 1 } else { nth + 1 + to.index(last + 1 - nth) };
+                draft = draft.event(&kind, roles[*by]).topic(&kind, "t").on(&from, &kind, &name(to));
+                if *has_effect && by == watcher {
+                    draft = draft.effect(&kind, None);
+                }
+                kinds.push(kind);
+            }
+            let kind = format!("late{nth}");
+            draft = draft.event(&kind, roles[*watcher]).topic(&kind, "t");
+            draft = draft.deadline(&from, "1m", &kind, &name(nth + 1 + late.index(last + 1 - nth)));
+            kinds.push(kind);
+        }
+        for role in roles {
+            let seen: Vec<&str> = kinds.iter().map(String::as_str).collect();
+            draft = draft.role(role, &seen);
+        }
+        let ends: BTreeSet<String> = (last..=2 * last + 1).map(name).collect();
+        for end in ends {
+            let how = if end == "done" { End::Success } else { End::Failure };
+            draft = draft.end(&end, how);
+        }
+        draft.declare().unwrap()
+    })
+}
+
+/// Whoever acts in a state answers whatever led there with one of what it may.
+fn answering(declaration: &Declaration, role: &str) -> Participant {
+    let mut participant = Participant::new(declaration.name(), role);
+    let kinds: Vec<String> =
+        declaration.events().keys().filter(|kind| declaration.knows(role, kind)).cloned().collect();
+    for kind in kinds {
+        let (declaration, role) = (declaration.clone(), role.to_owned());
+        participant = participant.on(&kind, move |call: Call| {
+            let state = &declaration.states()[&call.instance.state];
+            let own: Vec<&String> = state.on.keys().filter(|kind| declaration.emitter(kind) == Some(&role)).collect();
+            let number = draw(&call.event.id, 5) as usize;
+            let chosen = own.get(number % own.len().max(1)).map(|kind| Emission::new(kind));
+            std::future::ready(Ok(chosen.into_iter().collect()))
+        });
+    }
+    participant
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_passes_the_check_always_ends(declaration in layered(), seed in any::<u64>()) {
+        let findings = check::check(&declaration);
+        prop_assume!(findings.is_empty());
+        let mut mesh = Mesh::simulated(seed, declaration.clone());
+        let nodes: Vec<NodeId> = (0..3).map(|nth| mesh.add(&format!("n{nth}"))).collect();
+        for (nth, role) in ["a", "b", "c"].into_iter().enumerate() {
+            let participant = answering(&declaration, role);
+            mesh.play(nodes[nth], participant.clone()).unwrap();
+            mesh.play(nodes[(nth + 1) % 3], participant).unwrap();
+        }
+        mesh.disturb(60_000);
+        for nth in 0..5 {
+            let _ = mesh.begin(nodes[0], "a", &format!("i-{nth}"), Emission::new("begun"));
+            mesh.advance(3_000);
+        }
+        prop_assert!(mesh.settle(DAY_MS), "{:#?}", mesh.conformance(nodes[0]).instances().filter(|(_, found)| found.end.is_none()).collect::<Vec<_>>());
+        for (correlation, instance) in mesh.conformance(nodes[2]).instances() {
+            prop_assert_eq!(instance.violations.len(), 0, "{}: {:#?}", correlation, instance);
+        }
+    }
+}
