@@ -55,7 +55,10 @@ struct LogWants {
     avoided: SmallMap<Author, (u64, u64)>,
     /// How much further back the next pull starts.
     back: u64,
-    /// Where the present range ends, and how far its pulls have come, whether what they brought connects or not.
+    /// The next pull starts as far back as there is.
+    lower: bool,
+    /// Where the present range begins and ends, and how far its pulls have come, whether what they brought connects or not.
+    began: u64,
     upto: u64,
     reached: u64,
     /// Something that a pull of the present range brought did not connect.

@@ -397,7 +397,7 @@ impl Engine {
                 }
                 Err(error) => self.fail(&error),
             },
-            Effect::ListKeys { topic, after } => match self.list_keys(&topic, after) {
+            Effect::ListKeys { topic, before } => match self.list_keys(&topic, before) {
                 Ok(found) => return Some(found),
                 Err(error) => self.fail(&error),
             },
@@ -416,12 +416,11 @@ impl Engine {
         None
     }
 
-    fn list_keys(&self, topic: &Topic, after: Arrival) -> Result<Input, LogError> {
-        let last = self.reader.last_arrival();
+    fn list_keys(&self, topic: &Topic, before: Arrival) -> Result<Input, LogError> {
         let Scan { batches, next } =
-            self.reader.scan_topic(&|other| other == topic, after, KEYS_RUN, KEYS_RUN_BYTES)?;
+            self.reader.scan_back(&|other| other == topic, before, KEYS_RUN, KEYS_RUN_BYTES)?;
         let batches = batches.iter().map(|(arrival, batch)| KeyedBatch::of(*arrival, batch)).collect();
-        Ok(Input::Keys { batches, upto: next, end: next >= last })
+        Ok(Input::Keys { batches, next, end: next <= Arrival(1) })
     }
 
     fn find(&self, log: &LogKey, place: (u64, BatchHash), parent: (u64, BatchHash)) -> Result<Input, LogError> {

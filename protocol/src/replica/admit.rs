@@ -363,6 +363,12 @@ impl<S: Signer> Replica<S> {
             if !missing.iter().any(|(from, to)| (*from..=*to).contains(&gap.0)) {
                 return;
             }
+            // Below its floor the peer may have a line that began there later, and of which nothing above tells.
+            let own_floor = self.latest(log).map_or(0, |record| record.floor);
+            if own_floor < gap.0 && gap.0 <= floor && own_floor < self.wants.began(log) {
+                self.wants.add_inner(log, gap, [peer], self.now.mono_ms);
+                return self.wants.begin_lower(log);
+            }
             self.wants.deny(log, &gap, &peer);
             for (other, floor) in &floors {
                 let told = *other != peer && *floor < gap.0 && self.links.contains_key(other);
@@ -420,10 +426,11 @@ impl<S: Signer> Replica<S> {
         true
     }
 
-    /// Whether this node's line of its own log ends at a sequence number or below it: what it goes on with must not lie below
-    /// the floor, where nothing is announced.
+    /// Whether this node's line of its own log ends at a sequence number or below it, and nobody may have all of it: it must
+    /// not come to lie below the floor, where nothing is announced.
     pub(super) fn ends_own_line(&self, log: &LogKey, seq: u64) -> bool {
-        log.author == self.me && self.own.end_of(&log.topic).is_some_and(|(end, _)| end <= seq)
+        let ends = || self.own.end_of(&log.topic).is_some_and(|(end, _)| end <= seq);
+        log.author == self.me && ends() && !self.own.is_spread(&log.topic)
     }
 
     /// What is missing up to a sequence number counts as pruned. It is earlier than what was or is to be admitted `above`.

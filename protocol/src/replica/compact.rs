@@ -4,19 +4,21 @@
 //! all else, and nothing connects them: each was signed.
 //!
 //! A topic is walked over when it has twice as many events as the last walk left, so each event is looked at a bounded
-//! number of times. A walk remembers the last event of each key, and for each batch how many of those it has.
+//! number of times; and sooner where it is at a limit of its rule, or the store at its cap, since what is superseded is to
+//! go before what lasts. See [`super::walk`] for what a walk remembers.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
-use super::prune::note_pruned;
+use super::survey::Amount;
+use super::walk::Walk;
 use super::{Effect, OldBatch, Replica, Room};
 use crate::batch::VerifiedBatch;
 use crate::event::Item;
 use crate::heads::{LogKey, LogRecord};
 use crate::hlc::Hlc;
-use crate::ids::{Arrival, BatchHash};
+use crate::ids::{Arrival, Author};
 use crate::limits::MAX_CLOCK_AHEAD_MS;
-use crate::planted::{Fault, Planted};
 use crate::sign::Signer;
 use crate::topic::Topic;
 use crate::write_set::WriteSet;
@@ -27,12 +29,19 @@ const LOOK_MS: u64 = 2_000;
 const PART_MS: u64 = 20;
 /// A topic is walked over once it has so many events more than the last walk left, and twice as many.
 const MIN_NEW_EVENTS: u64 = 100;
-/// Batches that one walk looks at, the first to arrive first. What came later is looked at by the next one.
-pub const MAX_WALKED_BATCHES: usize = 262_144;
-/// Keys that one walk remembers. Events of further ones stay until it has fewer.
-pub const MAX_WALKED_KEYS: usize = 262_144;
+/// At a limit, so many parts of what the last walk left are new when the topic is walked over again at once.
+const LIMIT_PARTS: u64 = 8;
+/// At a limit, a topic that has grown by less is walked over again after so many times what the last walk took.
+const LIMIT_PAUSES: u64 = 8;
+/// What is missing in a hole counts as pruned when its topic is walked over after so long, or has as much again.
+const HOLES_MS: u64 = 600_000;
 /// Batches that one write removes.
 const GONE_RUN: usize = 4_096;
+
+/// How many new events are much, beside what the last walk left.
+fn much_beside(left: u64) -> u64 {
+    left.max(MIN_NEW_EVENTS)
+}
 
 /// The first 16 bytes of the BLAKE3 of an event's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +95,8 @@ pub(super) struct Compaction {
     listing: bool,
     walk: Option<Walk>,
     topics: BTreeMap<Topic, Walked>,
+    /// The topic that was walked over last: others have their turn first.
+    last: Option<Topic>,
 }
 
 /// What the last walk over a topic left.
@@ -93,95 +104,34 @@ pub(super) struct Compaction {
 struct Walked {
     events: u64,
     /// Superseded own events that no peer has announced yet.
-    held: u64,
-    /// Something could not go because of a hole below it: if that is still so at the next walk, it counts as pruned.
-    hindered: bool,
-}
-
-/// A walk over one topic.
-#[derive(Debug)]
-struct Walk {
-    topic: Topic,
-    after: Arrival,
-    batches: Vec<Walking>,
-    newest: BTreeMap<KeyHash, Newest>,
-    /// What goes, the last first, once all was listed.
-    gone: Option<Vec<OldBatch>>,
-    left: Walked,
-}
-
-#[derive(Debug)]
-struct Walking {
-    batch: OldBatch,
-    /// Events that stay: those that are the last of their key, and one for all that have none.
-    lasting: u32,
-}
-
-/// The last event of a key, as far as is known, and which of the walk's batches has it.
-#[derive(Debug)]
-struct Newest {
-    at: (Hlc, BatchHash),
-    place: usize,
-}
-
-impl Walk {
-    fn new(topic: Topic) -> Self {
-        Self {
-            topic,
-            after: Arrival(0),
-            batches: Vec::new(),
-            newest: BTreeMap::new(),
-            gone: None,
-            left: Walked::default(),
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.batches.len() >= MAX_WALKED_BATCHES
-    }
-
-    /// Takes a batch. What is stamped beyond `upto` lasts and supersedes nothing.
-    fn take(&mut self, KeyedBatch { batch, keys, keyless }: KeyedBatch, upto: Hlc, planted: Planted) {
-        let place = self.batches.len();
-        let mut lasting = u32::from(keyless);
-        for (key, hlc) in keys {
-            let at = (hlc, batch.hash);
-            if hlc > upto {
-                lasting += 1;
-                continue;
-            }
-            match self.newest.get_mut(&key) {
-                Some(newest) if newest.at < at || planted.is(Fault::SupersedeByArrival) => {
-                    self.batches[newest.place].lasting -= 1;
-                    *newest = Newest { at, place };
-                    lasting += 1;
-                }
-                Some(_) => {}
-                None => {
-                    if self.newest.len() < MAX_WALKED_KEYS {
-                        self.newest.insert(key, Newest { at, place });
-                    }
-                    lasting += 1;
-                }
-            }
-        }
-        self.batches.push(Walking { batch, lasting });
-    }
-
-    /// All was listed: says what goes, lower parts of logs before higher ones.
-    fn finish_listing(&mut self) {
-        self.newest.clear();
-        let batches = std::mem::take(&mut self.batches);
-        let mut gone: Vec<_> =
-            batches.into_iter().filter(|walking| walking.lasting == 0).map(|walking| walking.batch).collect();
-        gone.sort_by(|one, other| (&other.log, other.first_seq).cmp(&(&one.log, one.first_seq)));
-        self.gone = Some(gone);
-    }
+    later: Amount,
+    /// Since when something could not go because of a hole below it.
+    hindered_since_ms: Option<u64>,
+    /// What was still beyond the topic's limits, though nothing else was superseded: the oldest goes.
+    excess: Amount,
+    /// At a limit, the topic may be walked over again from then on.
+    again_at_ms: u64,
 }
 
 impl Compaction {
     pub(super) fn is_listing(&self) -> bool {
         self.listing
+    }
+
+    /// Whether a walk over the topic is under way.
+    pub(super) fn is_walking(&self, topic: &Topic) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.topic == *topic)
+    }
+
+    /// How many events the last walk over a topic left.
+    pub(super) fn left(&self, topic: &Topic) -> u64 {
+        self.topics.get(topic).map_or(0, |walked| walked.events)
+    }
+
+    /// What may go of a keyed topic that is beyond its limits: no more than what was too much after a walk.
+    pub(super) fn excess_left(&self, topic: &Topic) -> Amount {
+        let walked = self.topics.get(topic).filter(|_| !self.is_walking(topic));
+        walked.map_or_else(Amount::default, |walked| walked.excess)
     }
 
     /// Batches of these logs went by another way: what a walk over their topic knows of them is no longer so.
@@ -191,18 +141,17 @@ impl Compaction {
         }
     }
 
+    /// So much of a topic goes.
+    pub(super) fn note_gone(&mut self, topic: &Topic, amount: Amount) {
+        if let Some(walked) = self.topics.get_mut(topic) {
+            walked.events = walked.events.saturating_sub(amount.events);
+            walked.excess = walked.excess.without(amount);
+        }
+    }
+
     /// Other rules hold.
     pub(super) fn forget(&mut self) {
         *self = Self { listing: self.listing, ..Self::default() };
-    }
-
-    /// What no peer had before, one may have now.
-    pub(super) fn retry(&mut self) {
-        for walked in self.topics.values_mut() {
-            if walked.held >= MIN_NEW_EVENTS.max(walked.events / 2) {
-                walked.events = walked.events.saturating_sub(std::mem::take(&mut walked.held));
-            }
-        }
     }
 }
 
@@ -210,6 +159,16 @@ impl<S: Signer> Replica<S> {
     /// When keyed topics are to be looked at next.
     pub(super) fn compaction_due_ms(&self) -> Option<u64> {
         (self.rules.have_keyed() && !self.compaction.listing).then_some(self.compaction.look_at_ms)
+    }
+
+    /// Own events of a topic that no peer had before, one may have now.
+    pub(super) fn retry_held(&mut self, topic: &Topic) {
+        let Some(walked) = self.compaction.topics.get_mut(topic) else { return };
+        let is_much = walked.later.events >= MIN_NEW_EVENTS.max(walked.events / 2);
+        if is_much || (walked.later.events > 0 && self.survey.excess.contains_key(topic)) {
+            walked.events = walked.events.saturating_sub(std::mem::take(&mut walked.later).events);
+            self.survey.note_change(topic);
+        }
     }
 
     /// Begins a walk over a keyed topic, or goes on with it.
@@ -223,50 +182,89 @@ impl<S: Signer> Replica<S> {
         if self.room == Room::None || self.expiry.is_listing() || self.pruning.is_busy(self.written()) {
             return;
         }
-        if self.compaction.walk.is_none() {
-            match self.grown_topic() {
-                Some(topic) => self.compaction.walk = Some(Walk::new(topic)),
-                None => self.compaction.look_at_ms = now_ms + LOOK_MS,
-            }
+        if !self.walks() {
+            self.compaction.look_at_ms = now_ms + LOOK_MS;
         }
         match &self.compaction.walk {
             Some(Walk { gone: Some(_), .. }) => self.let_superseded_go(),
-            Some(Walk { topic, after, .. }) => {
+            Some(Walk { topic, before, .. }) => {
                 self.compaction.listing = true;
-                self.effects.push(Effect::ListKeys { topic: topic.clone(), after: *after });
+                self.effects.push(Effect::ListKeys { topic: topic.clone(), before: *before });
             }
             None => {}
         }
     }
 
+    /// The store is beyond its cap: whether superseded events of keyed topics are to go before any others do.
+    pub(super) fn walks_before_pruning(&mut self) -> bool {
+        let begins = self.compaction.walk.is_none();
+        let walks = self.rules.have_keyed() && self.walks();
+        if walks && begins {
+            self.compaction.look_at_ms = self.now.mono_ms;
+        }
+        walks
+    }
+
+    /// Whether a walk is under way, after having begun one if there is reason to.
+    fn walks(&mut self) -> bool {
+        if self.compaction.walk.is_some() {
+            return true;
+        }
+        self.look_over_changed();
+        let Some(topic) = self.grown_topic() else { return false };
+        let first = LogKey { topic: topic.clone(), author: Author([0; 32]) };
+        let of_topic = self.logs.range(first..).take_while(|(log, _)| log.topic == topic);
+        let last = of_topic.map(|(_, record)| record.last_arrival).max().unwrap_or_default();
+        self.compaction.last = Some(topic.clone());
+        let passes_holes = self.passes_holes(&topic);
+        let before = Arrival(last.0.saturating_add(1));
+        self.compaction.walk = Some(Walk::new(topic, before, self.now.mono_ms, passes_holes));
+        true
+    }
+
     /// A keyed topic that has grown enough since it was last walked over.
     fn grown_topic(&self) -> Option<Topic> {
-        let mut records = self.logs.values().peekable();
-        while let Some(first) = records.next() {
-            let topic = &first.key.topic;
-            let mut events = first.events;
-            while let Some(next) = records.next_if(|next| next.key.topic == *topic) {
-                events = events.saturating_add(next.events);
-            }
-            let left = self.compaction.topics.get(topic).copied().unwrap_or_default().events;
-            if events >= left.saturating_add(left.max(MIN_NEW_EVENTS)) && self.is_keyed(topic) {
-                return Some(topic.clone());
-            }
+        let grown = &self.survey.grown;
+        let last = self.compaction.last.as_ref();
+        let behind = grown.range::<Topic, _>((last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+        let before = last.into_iter().flat_map(|last| grown.range::<Topic, _>(..=last));
+        behind.chain(before).find(|(topic, events)| self.has_grown(topic, **events)).map(|(topic, _)| topic.clone())
+    }
+
+    fn has_grown(&self, topic: &Topic, events: u64) -> bool {
+        let Walked { events: left, again_at_ms, .. } = self.compaction.topics.get(topic).copied().unwrap_or_default();
+        let new = events.saturating_sub(left);
+        if self.expiry.is_lowering(topic) {
+            return false;
         }
-        None
+        if new >= much_beside(left) {
+            return true;
+        }
+        let is_part = new > 0 && new >= left / LIMIT_PARTS;
+        let is_at_limit = self.survey.excess.contains_key(topic);
+        let may_again = new > 0 && again_at_ms <= self.now.mono_ms;
+        (is_at_limit && (is_part || may_again)) || (self.pruning.is_begun() && is_part)
+    }
+
+    /// Whether what is missing in holes of a topic has had its time to come, and counts as pruned from now on.
+    fn passes_holes(&self, topic: &Topic) -> bool {
+        let Some(walked) = self.compaction.topics.get(topic) else { return false };
+        let events = self.survey.grown.get(topic).copied().unwrap_or_default();
+        let has_doubled = events.saturating_sub(walked.events) >= much_beside(walked.events);
+        walked.hindered_since_ms.is_some_and(|since_ms| has_doubled || since_ms + HOLES_MS <= self.now.mono_ms)
     }
 
     pub(super) fn is_keyed(&self, topic: &Topic) -> bool {
         self.rules.of(topic).is_some_and(|(_, rule)| rule.keyed)
     }
 
-    /// A part of the walk came: batches of its topic, and up to where the store was looked at.
-    pub(super) fn take_keys(&mut self, batches: Vec<KeyedBatch>, upto: Arrival, end: bool) {
+    /// A part of the walk came: batches of its topic, and what is to be looked at next is what arrived before `next`.
+    pub(super) fn take_keys(&mut self, batches: Vec<KeyedBatch>, next: Arrival, end: bool) {
         self.compaction.listing = false;
         // A clock that is far ahead, or an author that says so, must not take a key away for good.
         let wall_ms = self.wall_ms();
         let Some(walk) = &mut self.compaction.walk else { return };
-        walk.after = upto;
+        (walk.before, walk.ended) = (next, end);
         for batch in batches {
             // What is left out here is served to nobody, and supersedes nothing that is.
             let counts = self.interest.holds(&self.me, &batch.batch.log);
@@ -278,68 +276,50 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    /// Removes a part of what is superseded, and ends the walk when nothing is left. The last batch of a log stays, as it
-    /// proves the head; and what is missing in a hole is given some time to come, since the floor rises above it.
+    /// Removes a part of what is superseded; the walk goes on when nothing is left of that, or ends. The last batch of a log
+    /// stays, as it proves the head; and what is missing in a hole is given some time to come, since the floor rises above it.
     fn let_superseded_go(&mut self) {
         let Some(mut walk) = self.compaction.walk.take() else { return };
         let mut records: BTreeMap<LogKey, LogRecord> = BTreeMap::new();
         let mut set = WriteSet::default();
-        let gone = walk.gone.get_or_insert_default();
-        let passes_holes = self.compaction.topics.get(&walk.topic).is_some_and(|walked| walked.hindered);
+        let mut gone = walk.gone.take().unwrap_or_default();
         while let Some(batch) = gone.pop() {
             let record = records.entry(batch.log.clone()).or_insert_with(|| self.latest_or_new(&batch.log));
+            let amount = Amount::of(&batch);
             if self.is_own_unannounced(&batch) {
-                walk.left.held += batch.last_seq - batch.first_seq + 1;
-            } else if !passes_holes && record.holes.iter().any(|hole| hole.from < batch.first_seq) {
-                walk.left.hindered = true;
+                walk.later = walk.later.and(amount);
+            } else if !walk.passes_holes && record.holes.iter().any(|hole| hole.from < batch.first_seq) {
+                walk.hindered = true;
             } else if batch.last_seq < record.last_seq() && !self.ends_own_line(&batch.log, batch.last_seq) {
-                note_pruned(record, &batch, self.planted);
-                set.pruned.push(batch.arrival);
+                walk.events = walk.events.saturating_sub(amount.events);
+                self.let_go(&batch, record, &mut set);
                 if set.pruned.len() >= GONE_RUN {
                     break;
                 }
             }
         }
-        let done = gone.is_empty();
         if !set.pruned.is_empty() {
             self.write_pruned(set, records);
         }
-        if done {
-            let records = self.logs.range(LogKey { topic: walk.topic.clone(), author: crate::ids::Author([0; 32]) }..);
-            let of_topic = records.take_while(|(log, _)| log.topic == walk.topic);
-            walk.left.events = of_topic.map(|(log, record)| self.latest(log).unwrap_or(record).events).sum();
-            self.compaction.topics.insert(walk.topic, walk.left);
-        } else {
-            self.compaction.walk = Some(walk);
+        if !gone.is_empty() {
+            walk.gone = Some(gone);
+        } else if walk.ended {
+            return self.end_walk(walk);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Author;
-
-    fn batch(arrival: u64, keys: &[(&str, u64)]) -> KeyedBatch {
-        let log = LogKey { topic: Topic::new("a").unwrap(), author: Author([1; 32]) };
-        let (seq, hash) = (arrival, BatchHash([arrival as u8; 32]));
-        let last_hlc = Hlc(keys.iter().map(|(_, hlc)| *hlc).max().unwrap());
-        let arrival = Arrival(arrival);
-        let batch = OldBatch { arrival, log, first_seq: seq, last_seq: seq, hash, last_hlc, bytes: 1 };
-        let keys = keys.iter().map(|(key, hlc)| (KeyHash::of(key), Hlc(*hlc))).collect();
-        KeyedBatch { batch, keys, keyless: false }
+        self.compaction.walk = Some(walk);
     }
 
-    #[test]
-    fn what_is_stamped_far_ahead_lasts_and_supersedes_nothing() {
-        let mut walk = Walk::new(Topic::new("a").unwrap());
-        let batches =
-            [(1, vec![("k", 10)]), (2, vec![("k", 900)]), (3, vec![("k", 20), ("l", 21)]), (4, vec![("k", 30)])];
-        for (arrival, keys) in batches {
-            walk.take(batch(arrival, &keys), Hlc(100), Planted::default());
+    fn end_walk(&mut self, Walk { topic, begun_ms, events, later, hindered, .. }: Walk) {
+        let now_ms = self.now.mono_ms;
+        let excess = self.excess_of(&topic).without(later);
+        let before = self.compaction.topics.get(&topic).and_then(|walked| walked.hindered_since_ms);
+        let hindered_since_ms = hindered.then(|| before.unwrap_or(now_ms));
+        let again_at_ms = now_ms + LIMIT_PAUSES * (now_ms - begun_ms);
+        self.survey.note_change(&topic);
+        if !excess.is_nothing() {
+            self.expiry.look();
+            self.compaction.look_at_ms = now_ms + LOOK_MS;
         }
-        walk.finish_listing();
-        let gone: Vec<u64> = walk.gone.unwrap().iter().map(|batch| batch.arrival.0).collect();
-        assert_eq!(gone, [1]);
+        self.compaction.topics.insert(topic, Walked { events, later, hindered_since_ms, excess, again_at_ms });
     }
 }

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::prune::{may_prune, note_pruned};
+use super::prune::may_prune;
+use super::survey::{Amount, Survey};
 use super::{OldBatch, Replica, Room};
 use crate::arrival_times::ArrivalTimes;
 use crate::heads::{LogKey, LogRecord};
@@ -26,13 +27,6 @@ const PART_MS: u64 = 100;
 /// The mark is written at most so often. What arrived since counts as later after a crash.
 const MARK_MS: u64 = 60_000;
 
-/// What of a topic is too much.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Excess {
-    bytes: u64,
-    events: u64,
-}
-
 /// Where letting go stands.
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
@@ -46,10 +40,10 @@ pub(super) struct Expiry {
     /// A walk is under way, and came up to here.
     walk: Option<Arrival>,
     /// What was beyond the rules when the last walk began, and until when no other begins for the same.
-    walked_for: BTreeMap<Topic, Excess>,
+    walked_for: BTreeMap<Topic, Amount>,
     walked_until_ms: u64,
     /// Topics with too much, as the walk goes on.
-    excess: BTreeMap<Topic, Excess>,
+    excess: BTreeMap<Topic, Amount>,
     /// Nothing beyond this has been here for as long as any rule asks.
     aged_upto: Arrival,
 }
@@ -66,6 +60,28 @@ impl Expiry {
     /// What could not go may go now.
     pub(super) fn retry(&mut self) {
         self.walked_until_ms = 0;
+    }
+
+    /// It is to be looked now whether anything has to go.
+    pub(super) fn look(&mut self) {
+        self.look_at_ms = 0;
+    }
+
+    /// Whether a walk is under way that lets the oldest of a topic go.
+    pub(super) fn is_lowering(&self, topic: &Topic) -> bool {
+        self.walk.is_some() && self.excess.contains_key(topic)
+    }
+
+    /// So much of a topic goes.
+    pub(super) fn note_gone(&mut self, topic: &Topic, amount: Amount) {
+        // What comes to as much again is no longer the same.
+        self.retry();
+        if let Some(excess) = self.excess.get_mut(topic) {
+            *excess = excess.without(amount);
+            if excess.is_nothing() {
+                self.excess.remove(topic);
+            }
+        }
     }
 }
 
@@ -84,6 +100,7 @@ impl<S: Signer> Replica<S> {
         self.expiry.walk = None;
         self.expiry.retry();
         self.compaction.forget();
+        self.survey = Survey::of(self.logs.keys().map(|log| log.topic.clone()));
         let interest = self.interest.clone();
         self.set_interest(interest);
     }
@@ -153,25 +170,16 @@ impl<S: Signer> Replica<S> {
         }
     }
 
-    /// What each topic has beyond its rule.
-    fn excess(&self) -> BTreeMap<Topic, Excess> {
-        let mut found = BTreeMap::new();
-        let mut records = self.logs.values().peekable();
-        while let Some(first) = records.next() {
-            let topic = &first.key.topic;
-            let (mut bytes, mut events) = (first.bytes, first.events);
-            while let Some(next) = records.next_if(|next| next.key.topic == *topic) {
-                bytes = bytes.saturating_add(next.bytes);
-                events = events.saturating_add(next.events);
-            }
-            let Some((_, rule)) = self.rules.of(topic) else { continue };
-            let beyond = |have: u64, limit: Option<u64>| limit.map_or(0, |limit| have.saturating_sub(limit));
-            let excess = Excess { bytes: beyond(bytes, rule.max_bytes), events: beyond(events, rule.max_events) };
-            if excess.bytes > 0 || excess.events > 0 {
-                found.insert(topic.clone(), excess);
-            }
-        }
-        found
+    /// What each topic has beyond its rule. Of a keyed topic only what is left of that after a walk: superseded events go
+    /// first.
+    fn excess(&mut self) -> BTreeMap<Topic, Amount> {
+        self.look_over_changed();
+        let may_go = |(topic, excess): (&Topic, &Amount)| {
+            let keyed = self.is_keyed(topic);
+            let excess = if keyed { excess.within(self.compaction.excess_left(topic)) } else { *excess };
+            (!excess.is_nothing()).then(|| (topic.clone(), excess))
+        };
+        self.survey.excess.iter().filter_map(may_go).collect()
     }
 
     /// A part of the walk came.
@@ -195,18 +203,9 @@ impl<S: Signer> Replica<S> {
             if !may_prune(&old, record, self.is_own_unannounced(&old), true) {
                 continue;
             }
-            note_pruned(record, &old, self.planted);
-            set.pruned.push(old.arrival);
-            if let Some(excess) = self.expiry.excess.get_mut(&old.log.topic) {
-                excess.bytes = excess.bytes.saturating_sub(old.bytes);
-                excess.events = excess.events.saturating_sub(old.last_seq - old.first_seq + 1);
-                if excess.bytes == 0 && excess.events == 0 {
-                    self.expiry.excess.remove(&old.log.topic);
-                }
-            }
+            self.let_go(&old, record, &mut set);
         }
         if !set.pruned.is_empty() {
-            self.compaction.give_up(records.keys());
             self.write_pruned(set, records);
         }
         self.expiry.walk = (!done).then_some(after);
@@ -215,6 +214,10 @@ impl<S: Signer> Replica<S> {
     }
 
     fn should_go(&self, old: &OldBatch, wall_ms: u64) -> bool {
+        // What a walk by key knows of its topic must stay so.
+        if self.compaction.is_walking(&old.log.topic) {
+            return false;
+        }
         if self.expiry.excess.contains_key(&old.log.topic) {
             return true;
         }

@@ -17,19 +17,23 @@ mod prune;
 mod publish;
 mod pull;
 mod report;
+mod survey;
 mod types;
+mod walk;
 
-pub use compact::{KeyHash, KeyedBatch, MAX_WALKED_BATCHES, MAX_WALKED_KEYS};
+pub use compact::{KeyHash, KeyedBatch};
 pub use expire::ARRIVAL_TIMES_MARK;
 pub use links::digest;
 pub use memory::MEMORY_MARK;
 #[doc(hidden)]
 pub use report::Sizes;
 pub use types::*;
+pub use walk::{MAX_WALKED_BATCHES, MAX_WALKED_KEYS};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::publish::OwnWrite;
+use self::survey::Survey;
 use crate::ahead::Ahead;
 use crate::batch::VerifiedBatch;
 use crate::conduct::Conduct;
@@ -127,6 +131,7 @@ pub struct Replica<S> {
     rules: Rules,
     expiry: expire::Expiry,
     compaction: compact::Compaction,
+    survey: Survey,
     room: Room,
     probes: BTreeMap<u64, BTreeMap<Author, probes::Progress>>,
     twin: Option<Incarnation>,
@@ -155,6 +160,7 @@ impl<S: Signer> Replica<S> {
         let logs: BTreeMap<_, _> = records.into_iter().map(|record| (record.key.clone(), record)).collect();
         let topics_seen = logs.keys().map(|key| key.topic.clone()).collect();
         let own = publish::Own::new(&me, logs.values());
+        let survey = Survey::of(logs.keys().map(|key| key.topic.clone()));
         let census = Census::new(me, config.log_limits, logs.keys());
         Self {
             me,
@@ -190,6 +196,7 @@ impl<S: Signer> Replica<S> {
             rules: config.rules,
             expiry: expire::Expiry::new(config.arrival_times),
             compaction: compact::Compaction::default(),
+            survey,
             room: Room::Ample,
             probes: BTreeMap::new(),
             twin: None,
@@ -255,7 +262,7 @@ impl<S: Signer> Replica<S> {
             }
             Input::Oldest { batches, end } if self.expiry.is_listing() => self.expire(batches, end),
             Input::Oldest { batches, end } => self.prune(batches, end),
-            Input::Keys { batches, upto, end } => self.take_keys(batches, upto, end),
+            Input::Keys { batches, next, end } => self.take_keys(batches, next, end),
             Input::Breach { peer, reason } => self.breach(peer, &reason),
             Input::Slip { peer, reason } => self.slip(peer, &reason),
             Input::Pardon { peer } => self.conduct.pardon(&peer),
@@ -381,6 +388,9 @@ impl<S: Signer> Replica<S> {
     /// A log's durable state changed.
     fn install(&mut self, record: LogRecord) {
         let key = record.key.clone();
+        if self.rules.expire() || self.rules.have_keyed() {
+            self.survey.note_change(&key.topic);
+        }
         let old = self.logs.insert(key.clone(), record);
         let new = &self.logs[&key];
         if old.as_ref().map(|old| old.tips_above(0)).unwrap_or_default() != new.tips_above(0) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::survey::Amount;
 use super::{Effect, OldBatch, Replica, Room};
 use crate::heads::{LogKey, LogRecord};
 use crate::ids::Arrival;
@@ -12,7 +13,7 @@ use crate::sign::Signer;
 use crate::write_set::WriteSet;
 
 /// Pruning goes on until the store is this much below its cap, in percent of the cap. Where it cannot, this much is the
-/// reserve that only own events may fill.
+/// reserve that only own events may fill. Pruning waits for what keys supersede until the store is this much above its cap.
 const SLACK_PERCENT: u64 = 5;
 /// After a pass that could not free enough, the next one waits so long.
 const RETRY_MS: u64 = 5_000;
@@ -65,6 +66,11 @@ impl Pruning {
         self.listing || self.token > written
     }
 
+    /// Whether the store is, or was just now, beyond its cap.
+    pub(super) fn is_begun(&self) -> bool {
+        self.begun
+    }
+
     fn is_greedy(&self) -> bool {
         matches!(self.pass, Pass::Greedy | Pass::GreedyTips)
     }
@@ -109,10 +115,16 @@ impl<S: Signer> Replica<S> {
         // Pruning writes, too.
         let listing = self.expiry.is_listing() || self.compaction.is_listing();
         let idle = self.room != Room::None && !listing && !self.pruning.is_busy(self.written());
-        if idle && self.pruning.retry_at_ms <= self.now.mono_ms {
-            self.pruning.listing = true;
-            self.effects.push(Effect::ListOldest { after: self.pruning.after });
+        if !idle || self.pruning.retry_at_ms > self.now.mono_ms {
+            return;
         }
+        // What keys supersede goes first, unless that takes too long.
+        let waits = self.batch_bytes <= self.cap_bytes.saturating_add(self.cap_bytes / 100 * SLACK_PERCENT);
+        if waits && self.walks_before_pruning() {
+            return;
+        }
+        self.pruning.listing = true;
+        self.effects.push(Effect::ListOldest { after: self.pruning.after });
     }
 
     pub(super) fn prune(&mut self, batches: Vec<OldBatch>, end: bool) {
@@ -139,9 +151,8 @@ impl<S: Signer> Replica<S> {
             if !may_prune(&old, record, self.is_own_unannounced(&old), spare_last) {
                 continue;
             }
-            note_pruned(record, &old, self.planted);
+            self.let_go(&old, record, &mut set);
             remaining = remaining.saturating_sub(old.bytes);
-            set.pruned.push(old.arrival);
         }
         let set_is_empty = set.pruned.is_empty();
         if !set_is_empty {
@@ -199,6 +210,15 @@ impl<S: Signer> Replica<S> {
         shares.get(log).is_some_and(|share| bytes > *share)
     }
 
+    /// Lets a batch go: the write and its log's record say so, and its topic has less that is too much.
+    pub(super) fn let_go(&mut self, old: &OldBatch, record: &mut LogRecord, set: &mut WriteSet) {
+        note_pruned(record, old, self.planted);
+        set.pruned.push(old.arrival);
+        let (topic, amount) = (&old.log.topic, Amount::of(old));
+        self.expiry.note_gone(topic, amount);
+        self.compaction.note_gone(topic, amount);
+    }
+
     /// Writes what was pruned. Nothing more is pruned until that is durable.
     pub(super) fn write_pruned(&mut self, mut set: WriteSet, records: BTreeMap<LogKey, LogRecord>) {
         set.logs = records.into_values().filter(|record| self.latest(&record.key) != Some(record)).collect();
@@ -224,7 +244,7 @@ pub(super) fn may_prune(old: &OldBatch, record: &LogRecord, own_unannounced: boo
 }
 
 /// The record of a log without a batch at its bottom.
-pub(super) fn note_pruned(record: &mut LogRecord, old: &OldBatch, planted: Planted) {
+fn note_pruned(record: &mut LogRecord, old: &OldBatch, planted: Planted) {
     if !planted.is(Fault::PruneWithoutFloor) {
         record.floor = record.floor.max(old.last_seq);
     }

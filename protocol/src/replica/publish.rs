@@ -68,6 +68,8 @@ struct Line {
     announced: u64,
     /// What of that is on the disk.
     announced_stored: u64,
+    /// Its last batch came from elsewhere, so that somebody has it.
+    is_followed: bool,
 }
 
 impl Line {
@@ -158,6 +160,7 @@ impl Own {
                     recent: VecDeque::from([(tip.seq, tip.hash)]),
                     announced: record.announced,
                     announced_stored: record.announced,
+                    is_followed: false,
                 };
                 lines.insert(record.key.topic.clone(), line);
             }
@@ -175,12 +178,18 @@ impl Own {
         let line = self.lines.entry(header.topic.clone()).or_insert_with(|| Line::ending_before(header));
         if line.link.parent == header.parent {
             line.go_on(batch);
+            line.is_followed = true;
         }
     }
 
     /// The last batch of this node's line of a topic.
     pub(super) fn end_of(&self, topic: &Topic) -> Option<(u64, BatchHash)> {
         self.lines.get(topic).map(|line| (line.link.seq, line.link.parent))
+    }
+
+    /// Whether somebody has this node's line of a topic to its end, if it has one.
+    pub(super) fn is_spread(&self, topic: &Topic) -> bool {
+        self.lines.get(topic).is_none_or(|line| line.is_followed || line.announced >= line.link.seq)
     }
 
     /// Topics of which a peer may hold more than it has told.
@@ -271,6 +280,7 @@ impl<S: Signer> Replica<S> {
             }
             spans.push((publication.id, publication.acks, parts));
         }
+        by_topic.keys().for_each(|topic| self.leave_line_below_floor(topic));
         let Some(stamps) = self.stamp(&by_topic) else {
             let refuse = |(id, _, _): &(u64, u32, _)| Effect::Refused { id: *id, refusal: Refusal::Clock };
             self.effects.extend(spans.iter().map(refuse));
@@ -294,6 +304,19 @@ impl<S: Signer> Replica<S> {
             own.placed.push(Placed { id, acks, parts: parts.into_iter().map(place).collect() });
         }
         self.write(set, own, Vec::new());
+    }
+
+    /// A line that ends at its log's floor or below it is not gone on with, where another one goes on above: what is below a
+    /// floor is announced to nobody.
+    fn leave_line_below_floor(&mut self, topic: &Topic) {
+        let Some(record) = self.latest(&LogKey { topic: topic.clone(), author: self.me }) else { return };
+        let tip = record.tips_above(0).into_iter().max_by_key(|tip| tip.seq);
+        let (Some(tip), floor) = (tip, record.floor) else { return };
+        let Some(line) = self.own.lines.get_mut(topic).filter(|line| line.link.seq <= floor) else { return };
+        line.link = batch::Link { seq: tip.seq, parent: tip.hash };
+        line.hlc = line.hlc.max(tip.hlc);
+        line.recent = VecDeque::from([(tip.seq, tip.hash)]);
+        self.own.to_ask.insert(topic.clone());
     }
 
     /// The first stamp of each batch, by topic: for all, or for none when the clock is at its end.
@@ -331,6 +354,7 @@ impl<S: Signer> Replica<S> {
             events = later;
             let batch = batch::seal(&self.signer, topic, self.incarnation, line.link, run.first, now);
             line.go_on(&batch);
+            line.is_followed = false;
             self.recent.insert(batch.hash());
             super::admit::advance(&mut record, &batch);
             batches.push(batch);
@@ -429,7 +453,7 @@ impl<S: Signer> Replica<S> {
         self.pruning.retry();
         self.expiry.retry();
         if moved {
-            self.compaction.retry();
+            self.retry_held(topic);
         }
         let mut complete = Vec::new();
         for wait in &mut self.own.waits {

@@ -243,11 +243,11 @@ pub enum Input {
     },
     /// The answer to [`Effect::ListKeys`].
     Keys {
-        /// Batches of the topic, in order of arrival.
+        /// Batches of the topic, the last to arrive first.
         batches: Vec<KeyedBatch>,
-        /// Up to where the store was looked at.
-        upto: Arrival,
-        /// Whether there are no more behind that.
+        /// What arrived before this was not looked at yet.
+        next: Arrival,
+        /// Whether there is nothing of it.
         end: bool,
     },
     /// A peer broke the rules, as the driver saw.
@@ -435,13 +435,13 @@ pub enum Effect {
         /// Where to begin.
         after: Arrival,
     },
-    /// List stored batches of a topic after this arrival number, with the keys of their events; answer with
-    /// [`Input::Keys`].
+    /// List stored batches of a topic that arrived before this one, the last first, with the keys of their events; answer
+    /// with [`Input::Keys`].
     ListKeys {
         /// The topic.
         topic: Topic,
-        /// Where to begin.
-        after: Arrival,
+        /// Where to begin, without it.
+        before: Arrival,
     },
     /// A publication is durable here.
     Published {

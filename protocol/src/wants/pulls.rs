@@ -51,6 +51,19 @@ impl Wants {
         self.logs.get(log).map_or(0, |wants| wants.reached)
     }
 
+    /// After which sequence number the log's present range begins.
+    #[must_use]
+    pub fn began(&self, log: &LogKey) -> u64 {
+        self.logs.get(log).map_or(0, |wants| wants.began)
+    }
+
+    /// Once the present range was pulled to its end, the next one is to begin as far back as there is.
+    pub fn begin_lower(&mut self, log: &LogKey) {
+        if let Some(wants) = self.logs.get_mut(log) {
+            wants.lower = true;
+        }
+    }
+
     /// What a pull brought does not connect to what is here.
     pub fn dangles(&mut self, log: &LogKey) {
         if let Some(wants) = self.logs.get_mut(log) {
@@ -64,6 +77,10 @@ impl Wants {
         let Some(wants) = self.logs.get_mut(log) else { return false };
         wants.reached = 0;
         let loose = std::mem::take(&mut wants.loose) && wants.back < upto;
+        if std::mem::take(&mut wants.lower) {
+            wants.back = u64::MAX / 4;
+            return true;
+        }
         if loose {
             wants.back = (wants.back * 2).clamp(16, u64::MAX / 4);
         }
@@ -77,7 +94,7 @@ impl Wants {
             *busy.entry(pull.peer).or_default() += 1;
         }
         let mut due: Vec<(Hlc, Range, Author)> = Vec::new();
-        for (log, wants) in self.logs.iter().filter(|(_, wants)| wants.pull.is_none()) {
+        for (log, wants) in self.logs.iter_mut().filter(|(_, wants)| wants.pull.is_none()) {
             let wanted = wants.places.iter().filter(|(_, want)| !want.arriving && want.due_ms <= now_ms);
             let asked = |peer: &&Author| wants.avoided.get(*peer).is_none_or(|(until, _)| *until <= now_ms);
             let free = |peer: &Author| busy.get(peer).copied().unwrap_or(0);
@@ -91,9 +108,13 @@ impl Wants {
                 // A range that did not fit one pull goes on where the last one ended.
                 let goes_on = wants.upto == place.0 && (start + 1..place.0).contains(&wants.reached);
                 let after = if goes_on { wants.reached } else { start };
+                let upto = place.0;
+                if !goes_on {
+                    wants.began = start;
+                }
                 let at = record.tips.iter().map(|tip| tip.hlc).max().unwrap_or_default();
-                if after < place.0 {
-                    due.push((at, Range { log: log.clone(), after, upto: place.0 }, peer));
+                if after < upto {
+                    due.push((at, Range { log: log.clone(), after, upto }, peer));
                 }
             }
         }

@@ -297,13 +297,13 @@ impl SimNode {
                     let end = batches.len() < 64;
                     Input::Oldest { batches, end }
                 }
-                Effect::ListKeys { topic, after } => {
+                Effect::ListKeys { topic, before } => {
                     let of_topic = |(_, batch): &(&u64, &VerifiedBatch)| batch.header().topic == topic;
-                    let found = self.disk.batches.range(after.0 + 1..).filter(of_topic).take(16);
+                    let found = self.disk.batches.range(..before.0).rev().filter(of_topic).take(16);
                     let batches: Vec<_> = found.map(|(at, batch)| KeyedBatch::of(Arrival(*at), batch)).collect();
                     let end = batches.len() < 16;
-                    let upto = batches.last().map_or(after, |last| last.batch.arrival);
-                    Input::Keys { batches, upto, end }
+                    let next = batches.last().map_or(before, |last| last.batch.arrival);
+                    Input::Keys { batches, next, end }
                 }
                 Effect::Serve { peer, id, ranges, max_bytes, missing } => {
                     out.extend(self.serve(peer, id, &ranges, max_bytes, missing));

@@ -11,7 +11,7 @@ use roundelay::log::{MemoryStore, Store};
 use roundelay_protocol::batch::{ParsedBatch, VerifiedBatch};
 use roundelay_protocol::event::Event as Published;
 use roundelay_protocol::frame::{Frame, Missing, Position, Range as LogRange};
-use roundelay_protocol::ids::{Author, Incarnation, StoreEpoch};
+use roundelay_protocol::ids::{Arrival, Author, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::planted::{Fault, Planted};
 use roundelay_protocol::replica::{Effect, Input, KeyedBatch, Room, Source};
@@ -427,13 +427,12 @@ impl<'a> World<'a> {
                 let end = batches.len() < OLDEST_RUN;
                 return Some(Input::Oldest { batches, end });
             }
-            Effect::ListKeys { topic, after } => {
-                let scan =
-                    self.machines[machine].store.scan_topic(&|other| *other == topic, after, KEYS_RUN, usize::MAX);
-                let (batches, upto) = scan.map(|scan| (scan.batches, scan.next)).unwrap_or_default();
+            Effect::ListKeys { topic, before } => {
+                let store = &self.machines[machine].store;
+                let scan = store.scan_back(&|other| *other == topic, before, KEYS_RUN, usize::MAX);
+                let (batches, next) = scan.map(|scan| (scan.batches, scan.next)).unwrap_or_default();
                 let batches = batches.iter().map(|(arrival, batch)| KeyedBatch::of(*arrival, batch)).collect();
-                let end = upto >= self.machines[machine].store.last_arrival();
-                return Some(Input::Keys { batches, upto, end });
+                return Some(Input::Keys { batches, next, end: next <= Arrival(1) });
             }
             Effect::Published { id, places, .. } => self.check_published(machine, id, places[0].first_seq),
             Effect::Acked { id, peers, .. } => self.check_acked(machine, id, peers),

@@ -183,13 +183,13 @@ impl Disk {
         (batches, end)
     }
 
-    pub(super) fn keys(&self, topic: &Topic, after: Arrival, limit: usize) -> (Vec<KeyedBatch>, Arrival, bool) {
+    pub(super) fn keys(&self, topic: &Topic, before: Arrival, limit: usize) -> (Vec<KeyedBatch>, Arrival, bool) {
         let of_topic = |(_, batch): &(&u64, &VerifiedBatch)| batch.header().topic == *topic;
-        let found = self.stored.range(after.0 + 1..).filter(of_topic).take(limit);
+        let found = self.stored.range(..before.0).rev().filter(of_topic).take(limit);
         let batches: Vec<_> = found.map(|(arrival, batch)| KeyedBatch::of(Arrival(*arrival), batch)).collect();
-        let upto = batches.last().map_or(after, |last| last.batch.arrival);
+        let next = batches.last().map_or(before, |last| last.batch.arrival);
         let end = batches.len() < limit;
-        (batches, upto, end)
+        (batches, next, end)
     }
 
     pub(super) fn in_range(&self, range: &Range) -> Vec<VerifiedBatch> {

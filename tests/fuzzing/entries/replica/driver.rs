@@ -130,9 +130,9 @@ impl Driver {
                 let (batches, end) = self.disk.oldest(after, OLDEST);
                 return Some(Input::Oldest { batches, end });
             }
-            Effect::ListKeys { topic, after } => {
-                let (batches, upto, end) = self.disk.keys(&topic, after, OLDEST);
-                return Some(Input::Keys { batches, upto, end });
+            Effect::ListKeys { topic, before } => {
+                let (batches, next, end) = self.disk.keys(&topic, before, OLDEST);
+                return Some(Input::Keys { batches, next, end });
             }
             Effect::Serve { peer, id, ranges, missing, .. } => {
                 assert!(self.links.contains_key(&peer) && ranges.len() <= MAX_RANGES);
