@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod bench;
+pub mod choreography;
 pub mod cli;
 pub mod cloudevents;
 pub mod config;

@@ -5,7 +5,7 @@ mod types;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::{Multiaddr, PeerId};
@@ -24,6 +24,7 @@ pub use types::{
     CallError, Committed, DEFAULT_DEDUP_WINDOW, EventPlace, NodeConfig, NodeError, PartPlace, Receipt, Transaction,
 };
 
+use crate::choreography::Observer;
 use crate::engine::{Call, Dedup, Engine, Identifier, Measures, Parts, Peers, Publish, TOPICS_MARK};
 use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
 use crate::mesh::{self, LinkInfo, Mesh, MeshCommand, MeshConfig, MeshCounters, Registry};
@@ -66,6 +67,7 @@ struct Inner {
     calls: mpsc::Sender<Call>,
     stopped: watch::Receiver<Option<String>>,
     metrics: Metrics,
+    observer: OnceLock<Observer>,
 }
 
 /// A handle to a running node; clones share it. The node goes on until [`Node::shutdown`], also without handles.
@@ -185,6 +187,7 @@ impl Node {
             calls,
             stopped,
             metrics,
+            observer: OnceLock::new(),
         })))
     }
 
@@ -361,6 +364,21 @@ impl Node {
         matches!(tokio::time::timeout(limit, self.call(Call::Ping)).await, Ok(Ok(())))
     }
 
+    /// What follows this node's log and judges instances of choreographies. It begins with the first call, which is to
+    /// be on a tokio runtime, and ends with the node.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        self.0.observer.get_or_init(|| Observer::start(self)).clone()
+    }
+
+    /// The patterns that the node subscribes to.
+    ///
+    /// # Errors
+    /// When the node stopped.
+    pub(crate) async fn patterns(&self) -> Result<Vec<Pattern>, CallError> {
+        self.call(Call::Patterns).await
+    }
+
     /// What the node counts.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -421,6 +439,7 @@ impl Node {
             takes: [measures.takes_others, measures.takes_own],
             uptime_s: node.started.elapsed().as_secs_f64(),
             consumers: Vec::new(),
+            choreographies: Vec::new(),
         }
     }
 

@@ -11,6 +11,8 @@ use crate::limits::MAX_TOPIC_BYTES;
 
 /// The system topic in which every node keeps a signed record of itself.
 pub const MESH_TOPIC: &str = "_mesh";
+/// The system topic of the declarations of choreographies.
+pub const CHOREOGRAPHIES_TOPIC: &str = "_choreographies";
 
 /// Why a text is no topic or pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +78,12 @@ impl Topic {
     #[must_use]
     pub fn mesh() -> Self {
         Self(MESH_TOPIC.into())
+    }
+
+    /// The topic of the declarations of choreographies.
+    #[must_use]
+    pub fn choreographies() -> Self {
+        Self(CHOREOGRAPHIES_TOPIC.into())
     }
 
     /// The text.
@@ -177,7 +185,7 @@ mod tests {
 
     #[test]
     fn topics_are_checked() {
-        for good in ["a", "orders.placed", "a-b_c.D1", "_mesh"] {
+        for good in ["a", "orders.placed", "a-b_c.D1", MESH_TOPIC, CHOREOGRAPHIES_TOPIC] {
             assert!(Topic::new(good).is_ok(), "{good}");
         }
         for bad in ["", ".", "a.", ".a", "a..b", "a b", "a.*", ">", "ä", "a/b", "a\0"] {

@@ -6,7 +6,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::ConsumerFigures;
+use super::{ChoreographyFigures, ConsumerFigures};
 use crate::mesh::MeshCounters;
 
 type Written = Result<(), std::fmt::Error>;
@@ -65,6 +65,7 @@ pub(crate) struct Figures {
     pub(crate) takes: [bool; 2],
     pub(crate) uptime_s: f64,
     pub(crate) consumers: Vec<ConsumerFigures>,
+    pub(crate) choreographies: Vec<ChoreographyFigures>,
 }
 
 /// Writes one family after the other.
@@ -121,7 +122,8 @@ impl Collector for Figures {
         self.links(&mut sheet)?;
         self.traffic(&mut sheet)?;
         self.queues(&mut sheet)?;
-        self.consumers(&mut sheet)
+        self.consumers(&mut sheet)?;
+        self.choreographies(&mut sheet)
     }
 }
 
@@ -287,6 +289,29 @@ impl Figures {
         each("consumer_deliveries", help, &|it| it.deliveries)?;
         let help = "Events that were handed out and had been before.";
         each("consumer_redeliveries", help, &|it| it.redeliveries)
+    }
+
+    fn choreographies(&self, sheet: &mut Sheet<'_>) -> Written {
+        let all = &self.choreographies;
+        let instances = all.iter().flat_map(|it| it.instances.iter().map(|(verdict, count)| (it, *verdict, *count)));
+        let labelled = |(it, verdict, count): (&ChoreographyFigures, &str, u64)| {
+            ([("choreography", it.name.clone()), ("verdict", verdict.to_owned())], count as f64)
+        };
+        let help = "Instances of choreographies, by what is said of them.";
+        sheet.gauges("choreography_instances", help, instances.map(labelled))?;
+        let mut each = |name: &str, help: &str, value: &dyn Fn(&ChoreographyFigures) -> u64| {
+            let labelled = |it: &ChoreographyFigures| ([("choreography", it.name.clone())], value(it) as f64);
+            sheet.gauges(name, help, all.iter().map(labelled))
+        };
+        each("choreography_events", "Events of the instances of choreographies.", &|it| it.events)?;
+        let forgotten = "Instances that had ended and were forgotten to make room, since the log was read.";
+        each("choreography_forgotten_instances", forgotten, &|it| it.forgotten)?;
+        let refused =
+            "Events of choreographies that were not taken, for lack of room or as their instances were forgotten.";
+        each("choreography_refused_events", refused, &|it| it.refused)?;
+        let refolded = "Instances that were folded anew, as an event came late or a version was published.";
+        let labelled = |it: &ChoreographyFigures| ([("choreography", it.name.clone())], it.refolded);
+        sheet.counters("choreography_refolds", refolded, all.iter().map(labelled))
     }
 }
 

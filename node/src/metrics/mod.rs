@@ -5,6 +5,7 @@
 //! registry, beside libp2p's own. What can be looked up instead of counted, such as queues and the lag of peers, is
 //! `Figures`, taken anew for each scrape.
 
+mod choreographies;
 mod consumers;
 mod delivery;
 mod engine;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+pub use choreographies::{ChoreographyFigures, ChoreographySource};
 pub use consumers::{ConsumerFigures, ConsumerSource};
 pub(crate) use delivery::{DeliveryMeters, Open};
 pub(crate) use engine::{EngineMeters, OnItsWay, Way};
@@ -53,6 +55,7 @@ fn latency() -> Histogram {
 pub struct Metrics {
     registry: Mutex<Registry>,
     consumers: Mutex<Option<Arc<ConsumerSource>>>,
+    choreographies: Mutex<Option<Arc<ChoreographySource>>>,
     pub(crate) engine: EngineMeters,
     pub(crate) delivery: DeliveryMeters,
     pub(crate) http: HttpMeters,
@@ -76,7 +79,8 @@ impl Metrics {
         metrics.2.register(own);
         log.register(own);
         let (engine, delivery, http) = metrics;
-        Self { registry: Mutex::new(registry), consumers: Mutex::default(), engine, delivery, http }
+        let (consumers, choreographies) = (Mutex::default(), Mutex::default());
+        Self { registry: Mutex::new(registry), consumers, choreographies, engine, delivery, http }
     }
 
     /// Whom to ask for the durable consumers at each scrape. A later source replaces an earlier one.
@@ -84,10 +88,17 @@ impl Metrics {
         *self.consumers.lock() = Some(source);
     }
 
+    /// Whom to ask for the choreographies at each scrape. A later source replaces an earlier one.
+    pub fn watch_choreographies(&self, source: Arc<ChoreographySource>) {
+        *self.choreographies.lock() = Some(source);
+    }
+
     /// Everything as text, in a format that scrapers read.
     pub(crate) fn scrape(&self, mut figures: Figures, format: Format) -> String {
         let source = self.consumers.lock().clone();
         figures.consumers = source.map(|source| source()).unwrap_or_default();
+        let source = self.choreographies.lock().clone();
+        figures.choreographies = source.map(|source| source()).unwrap_or_default();
         let mut momentary = Registry::default();
         momentary.sub_registry_with_prefix(PREFIX).register_collector(Box::new(figures));
         momentary.register_collector(Box::new(process::Process));

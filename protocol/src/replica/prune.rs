@@ -10,11 +10,15 @@ use crate::ids::Arrival;
 use crate::planted::{Fault, Planted};
 use crate::quota;
 use crate::sign::Signer;
+use crate::topic::CHOREOGRAPHIES_TOPIC;
 use crate::write_set::WriteSet;
 
 /// Pruning goes on until the store is this much below its cap, in percent of the cap. Where it cannot, this much is the
 /// reserve that only own events may fill. Pruning waits for what keys supersede until the store is this much above its cap.
 const SLACK_PERCENT: u64 = 5;
+/// Declarations of choreographies are the oldest events of many a store, and nothing can be judged without them: those of
+/// an author stay, as long as they take no more bytes than this.
+const MAX_SPARED_BYTES: u64 = 4 * 1024 * 1024;
 /// After a pass that could not free enough, the next one waits so long.
 const RETRY_MS: u64 = 5_000;
 
@@ -145,6 +149,9 @@ impl<S: Signer> Replica<S> {
                 continue;
             }
             let record = records.entry(old.log.clone()).or_insert_with(|| self.latest_or_new(&old.log));
+            if old.log.topic.as_str() == CHOREOGRAPHIES_TOPIC && record.bytes <= MAX_SPARED_BYTES {
+                continue;
+            }
             // A log's last batch proves its head, from which a newcomer learns of the log at all: it goes last, and never
             // in the system's topics, where it is what nodes know of each other.
             let spare_last = !self.pruning.takes_tips() || old.log.topic.is_system();

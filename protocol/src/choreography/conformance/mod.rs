@@ -105,6 +105,17 @@ impl Versions {
         before.map_or(&self.first, |(_, found)| found)
     }
 
+    /// The name that all versions share.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every version by its hash.
+    pub fn declarations(&self) -> impl Iterator<Item = &Arc<Declaration>> {
+        self.by_hash.values()
+    }
+
     fn declare(&self, kind: &str) -> bool {
         self.by_hash.values().any(|declaration| declaration.events().contains_key(kind))
     }
@@ -202,6 +213,12 @@ impl Conformance {
     #[must_use]
     pub fn fold(&self, correlation: &str) -> Option<&Fold> {
         self.instances.get(correlation).map(|tracked| &tracked.fold)
+    }
+
+    /// How many instances there are, and how many events they have together.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.instances.len(), self.events)
     }
 
     /// How each event of an instance was judged, in total order.
