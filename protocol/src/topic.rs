@@ -144,6 +144,24 @@ impl Pattern {
         literal.then(|| Topic(self.0.clone()))
     }
 
+    /// Whether every topic that another pattern stands for is one of those that this one stands for.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        if other.0.starts_with('_') && (self.0.starts_with('*') || self.0.starts_with('>')) {
+            return false;
+        }
+        let mut tokens = other.0.split('.');
+        for want in self.0.split('.') {
+            match (want, tokens.next()) {
+                (">", Some(_)) => return true,
+                ("*", Some(token)) if token != ">" => {}
+                (want, Some(token)) if want == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+
     /// Whether the topic is one of those that the pattern stands for.
     #[must_use]
     pub fn matches(&self, topic: &Topic) -> bool {
@@ -193,6 +211,28 @@ mod tests {
         }
         assert!(Topic::new(&"x".repeat(255)).is_ok());
         assert_eq!(Topic::new(&"x".repeat(256)), Err(TopicError::TooLong(256)));
+    }
+
+    #[test]
+    fn a_pattern_includes_another_when_it_stands_for_all_of_its_topics() {
+        let cases = [
+            (">", "orders.*", true),
+            (">", ">", true),
+            (">", "_mesh", false),
+            ("*", ">", false),
+            ("*", "*", true),
+            ("orders.>", "orders.*", true),
+            ("orders.>", "orders.*.>", true),
+            ("orders.>", "orders", false),
+            ("orders.*", "orders.placed", true),
+            ("orders.*", "orders.>", false),
+            ("orders.placed", "orders.*", false),
+            ("*.placed", "orders.placed", true),
+        ];
+        for (one, other, expected) in cases {
+            let [pattern, included] = [one, other].map(|text| Pattern::new(text).unwrap());
+            assert_eq!(pattern.includes(&included), expected, "{one} {other}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! Everything is under `/v1`. Events are CloudEvents 1.0 in their JSON form; errors are JSON problems, see
 //! [`types::Problem`].
 
+mod causes;
+mod choreographies;
 pub mod client;
 mod consumers;
 mod content;
@@ -17,6 +19,7 @@ mod log;
 mod openapi;
 mod outflow;
 mod peers;
+mod picture;
 mod problem;
 mod publish;
 mod rules;

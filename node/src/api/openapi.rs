@@ -22,10 +22,12 @@ pub(super) const PEERS: &str = "peers";
 pub(super) const LOG: &str = "log";
 pub(super) const WATCH: &str = "watch";
 pub(super) const CONSUMERS: &str = "consumers";
+pub(super) const CHOREOGRAPHIES: &str = "choreographies";
 
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 7] = [
     (EVENTS, "Publishing and reading events"),
     (CONSUMERS, "Durable consumers: deliveries that are acknowledged"),
+    (CHOREOGRAPHIES, "What services have agreed on, what became of it, and what caused what"),
     (NODE, "The node and what it subscribes to"),
     (PEERS, "Whom the node is linked to"),
     (LOG, "What the node holds, as a whole"),

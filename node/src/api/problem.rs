@@ -12,6 +12,7 @@ use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::types::{Code, MAX_BODY_BYTES, PROBLEM_CONTENT_TYPE, Problem};
+use crate::choreography::FindingInfo;
 use crate::cloudevents::CloudEventError;
 use crate::log::LogError;
 use crate::node::CallError;
@@ -31,6 +32,7 @@ impl ApiError {
             detail: detail.to_string(),
             hint: None,
             published: None,
+            findings: Vec::new(),
         }))
     }
 
@@ -41,6 +43,12 @@ impl ApiError {
 
     pub(super) fn with_hint(mut self, hint: &str) -> Self {
         self.0.hint = Some(hint.to_owned());
+        self
+    }
+
+    /// Says everything that is wrong with a declaration.
+    pub(super) fn with_findings(mut self, findings: Vec<FindingInfo>) -> Self {
+        self.0.findings = findings;
         self
     }
 
@@ -75,6 +83,8 @@ fn describe(code: Code) -> (StatusCode, &'static str) {
         Code::SystemTopic => (StatusCode::FORBIDDEN, "The topic belongs to the system"),
         Code::NotWriter => (StatusCode::FORBIDDEN, "This node may not publish to the topic"),
         Code::BadRule => (StatusCode::BAD_REQUEST, "The rule cannot be set"),
+        Code::BadChoreography => (StatusCode::BAD_REQUEST, "The declaration of a choreography has flaws"),
+        Code::TooManyChoreographies => (StatusCode::CONFLICT, "Too many declarations of choreographies"),
         Code::NotFound => (StatusCode::NOT_FOUND, "There is no such thing"),
         Code::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not known here"),
         Code::FileExists => (StatusCode::CONFLICT, "The file exists"),

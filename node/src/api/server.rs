@@ -23,7 +23,8 @@ use utoipa_axum::routes;
 use super::problem::ApiError;
 use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
-use super::{consumers, events, health, leftover, log, openapi, peers, publish, rules};
+use super::{causes, choreographies, consumers, events, health, leftover, log, openapi, peers, publish, rules};
+use crate::choreography::MAX_SCANS;
 use crate::consumers::Consumers;
 use crate::metrics::HttpMeters;
 use crate::node::Node;
@@ -59,6 +60,8 @@ pub(super) struct Api {
     streams: Arc<Semaphore>,
     /// The right to replay in order of time, which takes memory for what is listed and open.
     replays: Arc<Semaphore>,
+    /// The right to read the log for a trace or a flow.
+    pub(super) scans: Arc<Semaphore>,
     /// How it is reached over TCP, once it is.
     tcp: Arc<OnceLock<ApiInfo>>,
 }
@@ -112,6 +115,8 @@ impl Server {
         let tcp = Arc::new(OnceLock::new());
         let (closes, asks) = (closing.clone(), asked.clone());
         let consumers = Consumers::start(node.clone());
+        // Nobody has to ask for it: violations are told in the log of the process.
+        node.observer();
         let api = Api {
             node,
             consumers,
@@ -121,6 +126,7 @@ impl Server {
             verifying,
             streams,
             replays,
+            scans: Arc::new(Semaphore::new(MAX_SCANS)),
             tcp: tcp.clone(),
         };
         let router = router(api);
@@ -215,6 +221,13 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(consumers::dead))
         .routes(routes!(consumers::dead_letter))
         .routes(routes!(consumers::redrive))
+        .routes(routes!(choreographies::publish, choreographies::list_choreographies))
+        .routes(routes!(choreographies::show))
+        .routes(routes!(choreographies::list_instances))
+        .routes(routes!(choreographies::show_instance))
+        .routes(routes!(causes::trace))
+        .routes(routes!(causes::why))
+        .routes(routes!(causes::flow))
         .routes(routes!(peers::join_topics, peers::leave_topics))
         .routes(routes!(rules::list_rules))
         .routes(routes!(rules::show, rules::set, rules::unset))

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::choreography::FindingInfo;
 use crate::cursor::Cursor;
 
 /// Bytes of the largest request body that holds events.
@@ -82,6 +83,9 @@ pub struct Problem {
     /// With [`Code::AcksTimeout`]: what was stored nevertheless. Its fields stand beside the others.
     #[serde(flatten, default)]
     pub published: Option<Published>,
+    /// With [`Code::BadChoreography`]: what is wrong with the declaration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<FindingInfo>,
 }
 
 /// The kinds of problems. New ones may be added; what a reader does not know is [`Code::Unknown`] to it.
@@ -106,6 +110,10 @@ pub enum Code {
     NotWriter,
     /// A rule cannot be set.
     BadRule,
+    /// A declaration of a choreography is not sound, or its design has flaws; it was not published.
+    BadChoreography,
+    /// The node knows as many declarations of choreographies as it may; nothing was published.
+    TooManyChoreographies,
     /// An event is larger than the limit.
     EventTooLarge,
     /// A request has more bytes or events than the limit.
@@ -443,6 +451,7 @@ mod tests {
             detail: "stored".into(),
             hint: None,
             published: None,
+            findings: Vec::new(),
         };
         let json = serde_json::to_string(&problem).unwrap();
         assert_eq!(serde_json::from_str::<Problem>(&json).unwrap(), problem);

@@ -80,7 +80,7 @@ impl Catalog {
     }
 
     /// What was published of a choreography, in total order. The first holds from the beginning, each from its stamp.
-    pub(super) fn publications(&self, name: &str) -> impl DoubleEndedIterator<Item = &Publication> {
+    pub(super) fn publications<'a>(&'a self, name: &str) -> impl DoubleEndedIterator<Item = &'a Publication> + use<'a> {
         self.known.get(name).into_iter().flat_map(BTreeMap::values)
     }
 
@@ -97,9 +97,10 @@ impl Catalog {
         }
         let (name, prefix) = (name.to_owned(), prefix.to_owned());
         let begins = |known: &&Publication| known.version().to_string().starts_with(&prefix);
-        let mut found = self.publications(&name).rev().filter(begins);
-        let Some(first) = found.next() else { return Err(LookupError::NoVersion { name, prefix }) };
-        match found.find(|other| other.version() != first.version()).map(Publication::version) {
+        let found: Vec<_> = self.publications(&name).rev().filter(begins).collect();
+        let Some(first) = found.first() else { return Err(LookupError::NoVersion { name, prefix }) };
+        let other = found.iter().map(|other| other.version()).find(|other| *other != first.version());
+        match other {
             Some(second) => Err(LookupError::SeveralVersions { first: first.version(), second, prefix, name }),
             None => Ok(first),
         }

@@ -27,12 +27,13 @@ mod state;
 mod types;
 
 pub use error::{LookupError, ObserverError, PublishError};
-pub use observer::{Change, Judged, Observer};
+pub use observer::{Change, Declared, Judged, Observer};
 pub use publication::{CHOREOGRAPHY_KIND, publish};
 pub use reports::{
     FlowDifference, FlowEdge, FlowReport, KindEdge, ScanInfo, Station, StationCount, TraceReport, TracedEvent,
 };
 pub(crate) use scan::{MAX_SCANS, Scan};
+pub(crate) use types::findings_of;
 pub use types::{
     Choreographies, ChoreographyDetail, ChoreographyStatus, EventName, FindingInfo, InstanceDetail, InstanceSummary,
     Instances, JudgedEvent, LateWait, OwedEffect, PublishedChoreography, SupersededEvent, VerdictCounts, VersionInfo,

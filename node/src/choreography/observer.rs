@@ -41,6 +41,15 @@ pub struct Change {
     pub correlation: Option<Arc<str>>,
 }
 
+/// What is declared of a choreography.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// The version that holds for instances that begin now.
+    pub latest: Arc<Declaration>,
+    /// All of them.
+    pub versions: Versions,
+}
+
 /// An instance as it is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
@@ -123,6 +132,17 @@ impl Observer {
     #[must_use]
     pub fn versions(&self, choreography: &str) -> Option<Versions> {
         self.0.state.read().catalog.versions(choreography)
+    }
+
+    /// The versions of a choreography, and what holds for instances that begin now.
+    ///
+    /// # Errors
+    /// When there is no such choreography.
+    pub fn declared(&self, choreography: &str) -> Result<Declared, LookupError> {
+        let state = self.0.state.read();
+        let found = state.catalog.versions(choreography).zip(state.catalog.latest(choreography));
+        let (versions, latest) = found.ok_or_else(|| state.catalog.no_choreography(choreography))?;
+        Ok(Declared { latest: Arc::new(latest.declaration.clone()), versions })
     }
 
     /// The version that holds for instances that begin now.

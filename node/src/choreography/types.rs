@@ -4,6 +4,7 @@ use roundelay_protocol::choreography::Observed;
 use roundelay_protocol::choreography::conformance::{
     Due, EventRef, Instance, Judgement, Late, Owed, Superseded, Verdict, Violation,
 };
+use roundelay_protocol::choreography::draft::DraftError;
 use roundelay_protocol::choreography::finding::Finding;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -30,6 +31,14 @@ pub struct FindingInfo {
 impl From<&Finding> for FindingInfo {
     fn from(Finding { place, code, wrong, mend }: &Finding) -> Self {
         Self { place: place.clone(), code: code.to_string(), wrong: wrong.clone(), mend: mend.clone() }
+    }
+}
+
+/// What of a draft's form is wrong, when it could be read.
+pub(crate) fn findings_of(error: &DraftError) -> Vec<FindingInfo> {
+    match error {
+        DraftError::Form(findings) => findings.iter().map(FindingInfo::from).collect(),
+        DraftError::TooLarge(_) | DraftError::Toml(_) | DraftError::Json(_) => Vec::new(),
     }
 }
 
@@ -437,6 +446,8 @@ impl JudgedEvent {
 pub struct InstanceDetail {
     /// The choreography.
     pub choreography: String,
+    /// Whether everything that was stored when it was asked is in what is said.
+    pub is_up_to_date: bool,
     /// The instance at a glance.
     pub instance: InstanceSummary,
     /// Its events in total order, with how each was judged.
@@ -462,6 +473,7 @@ impl InstanceDetail {
         let Instance { violations, superseded, owed, late, repeats, foreign, omitted, .. } = &judged.instance;
         Self {
             choreography: choreography.to_owned(),
+            is_up_to_date: true,
             instance: judged.into(),
             events: events.iter().map(|(event, judgement)| JudgedEvent::new(event, judgement)).collect(),
             violations: violations.iter().map(Violated::from).collect(),

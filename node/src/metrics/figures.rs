@@ -293,7 +293,8 @@ impl Figures {
 
     fn choreographies(&self, sheet: &mut Sheet<'_>) -> Written {
         let all = &self.choreographies;
-        let instances = all.iter().flat_map(|it| it.instances.iter().map(|(verdict, count)| (it, *verdict, *count)));
+        let instances =
+            all.iter().flat_map(|it| it.instances.iter().map(move |(verdict, count)| (it, *verdict, *count)));
         let labelled = |(it, verdict, count): (&ChoreographyFigures, &str, u64)| {
             ([("choreography", it.name.clone()), ("verdict", verdict.to_owned())], count as f64)
         };
