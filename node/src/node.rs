@@ -366,7 +366,6 @@ impl Node {
 
     /// What follows this node's log and judges instances of choreographies. It begins with the first call, which is to
     /// be on a tokio runtime, and ends with the node.
-    #[must_use]
     pub fn observer(&self) -> Observer {
         self.0.observer.get_or_init(|| Observer::start(self)).clone()
     }

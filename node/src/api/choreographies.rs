@@ -108,9 +108,8 @@ pub(super) async fn publish(
     let body = body?;
     let no_text = |error| ApiError::new(Code::BadChoreography, format!("the declaration is no text in UTF-8: {error}"));
     let text = std::str::from_utf8(&body).map_err(no_text)?;
-    let is_json = text.trim_start().starts_with('{');
-    let draft = if is_json { Draft::from_json(text) } else { Draft::from_toml(text) };
-    let published = choreography::publish(&api.node, &draft.map_err(PublishError::from)?, force).await?;
+    let draft = choreography::read_draft(text).map_err(PublishError::from)?;
+    let published = choreography::publish(&api.node, &draft, force).await?;
     let status = if published.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(published)))
 }

@@ -275,6 +275,25 @@ pub struct EventsQuery {
     pub follow: bool,
 }
 
+/// Which instances to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct InstancesQuery {
+    /// Only those in this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Only those of which this is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// Only those that entered their state so long ago, such as `1h30m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub older_than: Option<String>,
+    /// As many, at most 1,000.
+    pub limit: usize,
+    /// Those beyond this correlation id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
 /// How to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PublishOptions {

@@ -28,7 +28,7 @@ mod types;
 
 pub use error::{LookupError, ObserverError, PublishError};
 pub use observer::{Change, Declared, Judged, Observer};
-pub use publication::{CHOREOGRAPHY_KIND, publish};
+pub use publication::{CHOREOGRAPHY_KIND, publish, read_draft};
 pub use reports::{
     FlowDifference, FlowEdge, FlowReport, KindEdge, ScanInfo, Station, StationCount, TraceReport, TracedEvent,
 };

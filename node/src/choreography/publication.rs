@@ -1,7 +1,7 @@
 //! A declaration as an event of the mesh: published, and read again.
 
 use roundelay_protocol::choreography::check::check;
-use roundelay_protocol::choreography::draft::MAX_FILE_BYTES;
+use roundelay_protocol::choreography::draft::{DraftError, MAX_FILE_BYTES};
 use roundelay_protocol::choreography::{Declaration, Draft, Rank, Version};
 use roundelay_protocol::event::{Event, EventView};
 use roundelay_protocol::ids::Author;
@@ -47,6 +47,14 @@ impl Publication {
     pub(super) fn version(&self) -> Version {
         self.declaration.version()
     }
+}
+
+/// Reads a declaration: JSON when it begins with a brace, and else TOML.
+///
+/// # Errors
+/// When it is too large, or not of the format.
+pub fn read_draft(text: &str) -> Result<Draft, DraftError> {
+    if text.trim_start().starts_with('{') { Draft::from_json(text) } else { Draft::from_toml(text) }
 }
 
 /// Publishes a declaration to the mesh, so that it holds for instances that begin from now on, and returns when this

@@ -3,6 +3,8 @@
 //! Commands talk to the daemon of their home through [`crate::api::client`]; only `up` runs a node itself.
 
 mod bench;
+mod causes;
+mod choreography;
 mod completions;
 mod consumer;
 mod context;
@@ -10,6 +12,7 @@ mod dev;
 mod dlq;
 mod error;
 mod events;
+mod instances;
 mod log;
 mod logging;
 mod man;
@@ -94,6 +97,11 @@ enum Command {
     Consumer(consumer::Args),
     Dlq(dlq::Args),
     On(on::Args),
+    Choreography(choreography::Args),
+    Instances(instances::Args),
+    Trace(causes::TraceArgs),
+    Why(causes::WhyArgs),
+    Flow(causes::FlowArgs),
     Status(status::Args),
     Wait(wait::Args),
     Log(log::Args),
@@ -114,6 +122,11 @@ impl Command {
             Self::Consumer(args) => consumer::run(context, args).await,
             Self::Dlq(args) => dlq::run(context, args).await,
             Self::On(args) => on::run(context, args).await,
+            Self::Choreography(args) => choreography::run(context, args).await,
+            Self::Instances(args) => instances::run(context, args).await,
+            Self::Trace(args) => causes::trace(context, args).await,
+            Self::Why(args) => causes::why(context, args).await,
+            Self::Flow(args) => causes::flow(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::Wait(args) => wait::run(context, args).await,
             Self::Log(args) => log::run(context, args).await,

@@ -10,6 +10,29 @@ use roundelay_protocol::topic::{Pattern, Topic};
 
 use crate::api::types::From;
 
+/// In which form a picture is drawn.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PictureFormat {
+    /// Words and numbers
+    #[default]
+    Text,
+    /// A diagram for Mermaid
+    Mermaid,
+    /// A graph for Graphviz
+    Dot,
+}
+
+impl PictureFormat {
+    /// As it is written on the command line and in queries.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Mermaid => "mermaid",
+            Self::Dot => "dot",
+        }
+    }
+}
+
 /// A span of time with its unit, not negative.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     crate::units::parse_duration(text).map_err(|error| error.to_string())
