@@ -270,3 +270,97 @@ impl Forgotten {
         !self.known.is_empty() && self.known.contains(&self.keys.hash_one(correlation))
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use roundelay_protocol::choreography::declaration::End;
+    use roundelay_protocol::choreography::{Draft, Rank};
+    use roundelay_protocol::ids::BatchHash;
+    use roundelay_protocol::topic::Topic;
+
+    use super::*;
+
+    /// `asked`, and then `answered`, which ends it.
+    pub(in super::super) fn judging() -> Judging {
+        let draft = Draft::new("question", "new").role("a", &["answered"]).role("b", &["asked"]);
+        let draft = draft.event("asked", "a").event("answered", "b").on("new", "asked", "open");
+        let draft = draft.on("open", "answered", "over").end("over", End::Success);
+        Judging::new(Versions::new(draft.declare().unwrap()))
+    }
+
+    pub(in super::super) fn event(at_ms: u64, kind: &str, correlation: &str) -> Observed {
+        Observed {
+            rank: Rank { stamp: Hlc::from_ms(at_ms), batch: BatchHash([0; 32]), index: 0 },
+            topic: Topic::new("questions").unwrap(),
+            author: None,
+            source: "/".to_owned(),
+            id: format!("{correlation}-{kind}"),
+            kind: kind.to_owned(),
+            causes: Vec::new(),
+            correlation: Some(correlation.to_owned()),
+            role: None,
+            version: None,
+        }
+    }
+
+    fn take(judging: &mut Judging, events: impl IntoIterator<Item = Observed>) -> Touched {
+        judging.take(events.into_iter().collect(), Sizes::LIMIT)
+    }
+
+    #[test]
+    fn what_ended_longest_ago_is_forgotten_first_and_does_not_begin_anew() {
+        let mut judging = judging();
+        take(&mut judging, [event(1, "asked", "x"), event(2, "asked", "y"), event(3, "asked", "open")]);
+        take(&mut judging, [event(5, "answered", "x"), event(4, "answered", "y")]);
+        let full = judging.sizes();
+        judging.forget_first();
+        assert!(judging.instance("y").is_none() && judging.has_forgotten("y") && !judging.has_forgotten("x"));
+        assert!(judging.sizes().bytes < full.bytes && judging.sizes().events == 3);
+        assert_eq!((judging.verdicts["conforming"], judging.verdicts["pending"]), (1, 1));
+        take(&mut judging, [event(6, "answered", "y")]);
+        assert!(judging.instance("y").is_none());
+        assert_eq!((judging.counts.forgotten, judging.counts.after_forgotten), (1, 1));
+        judging.forget_first();
+        assert_eq!(judging.first_end(), None, "what is open is not forgotten");
+        judging.forget_first();
+        assert!(judging.instance("open").is_some());
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_refused_and_counted() {
+        let mut judging = judging();
+        let room = Sizes { instances: 1, ..Sizes::LIMIT };
+        judging.take(vec![event(1, "asked", "x"), event(2, "asked", "y"), event(3, "answered", "x")], room);
+        assert_eq!((judging.counts.refused, judging.sizes().events), (1, 2));
+        judging.take(vec![event(4, "asked", "z")], Sizes { events: 0, ..Sizes::LIMIT });
+        judging.take(vec![event(4, "asked", "z")], Sizes { bytes: 10, ..Sizes::LIMIT });
+        assert_eq!((judging.counts.refused, judging.sizes().instances), (3, 1));
+    }
+
+    #[test]
+    fn an_instance_is_told_as_violating_once() {
+        let mut judging = judging();
+        let touched = take(&mut judging, [event(1, "asked", "x"), event(3, "asked", "x")]);
+        assert_eq!(touched.violating.len(), 0, "a repeat");
+        let other = |at_ms, id: &str| Observed { id: id.to_owned(), ..event(at_ms, "asked", "x") };
+        assert_eq!(take(&mut judging, [other(4, "other")]).violating[0].0, "x");
+        assert_eq!(take(&mut judging, [other(5, "third")]).violating.len(), 0);
+        assert_eq!(judging.verdicts["violating"], 1);
+        // An event that comes late can make good again what seemed to be wrong, and wrong what was good.
+        let late = take(&mut judging, [event(5, "answered", "y")]);
+        assert_eq!(late.violating.len(), 1);
+        take(&mut judging, [event(4, "asked", "y")]);
+        assert_eq!((judging.verdicts["violating"], judging.verdicts["conforming"]), (1, 1));
+        assert_eq!(judging.counts.refolded, 1);
+    }
+
+    #[test]
+    fn an_instance_is_partial_when_its_beginning_may_have_been_pruned() {
+        let mut judging = judging();
+        take(&mut judging, [event(1, "asked", "old"), event(9, "asked", "new"), event(8, "answered", "cut")]);
+        let partial = |judging: &Judging| ["old", "new", "cut"].map(|id| judging.is_partial(id));
+        assert_eq!(partial(&judging), [false; 3]);
+        judging.pruned_upto = Some(Hlc::from_ms(5));
+        assert_eq!(partial(&judging), [true, false, true]);
+    }
+}

@@ -123,7 +123,7 @@ impl Scan {
             return Ok(Some(of(&correlation, kept)));
         }
         let mut kept = self.causes_of(id)?;
-        self.add_effects(&mut kept)?;
+        self.add_effects(id, &mut kept)?;
         Ok(Some(Found { trace: Trace::new(kept.events()), correlation: None }))
     }
 
@@ -164,9 +164,9 @@ impl Scan {
         Ok(kept)
     }
 
-    /// Adds what came of events, and what came of that.
-    fn add_effects(&mut self, kept: &mut Kept) -> Result<(), LogError> {
-        let mut ids: BTreeSet<String> = kept.events.values().map(|event| event.id.clone()).collect();
+    /// Adds what came of an event, and what came of that.
+    fn add_effects(&mut self, id: &str, kept: &mut Kept) -> Result<(), LogError> {
+        let mut ids = BTreeSet::from([id.to_owned()]);
         for _ in 0..MAX_PASSES {
             let before = kept.len();
             self.back(|batch| {

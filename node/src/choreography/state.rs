@@ -62,3 +62,31 @@ pub(super) struct Shared {
     pub(super) turns: watch::Receiver<u64>,
     pub(super) changes: broadcast::Sender<Change>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::judging::tests::{event, judging};
+    use super::*;
+
+    #[test]
+    fn room_is_made_where_instances_ended_first_whatever_their_choreography() {
+        let mut state = State::default();
+        for (name, from, count) in [("first", 0, 30_000), ("second", 30_000, 40_000)] {
+            let mut judging = judging();
+            for n in from..from + count {
+                let id = n.to_string();
+                judging.take(vec![event(n, "asked", &id), event(n + 1, "answered", &id)], Sizes::LIMIT);
+            }
+            state.judged.insert(name.to_owned(), judging);
+        }
+        assert_eq!(state.sizes().instances, 70_000);
+        state.make_room();
+        assert_eq!(state.sizes().instances, Sizes::TARGET.instances);
+        let forgotten = (70_000 - Sizes::TARGET.instances) as u64;
+        assert_eq!(state.judged["first"].counts.forgotten, forgotten);
+        assert!(state.judged["first"].instance(&forgotten.to_string()).is_some());
+        assert!(state.judged["first"].has_forgotten(&(forgotten - 1).to_string()));
+        state.make_room();
+        assert_eq!(state.judged["first"].counts.forgotten, forgotten, "there is room");
+    }
+}

@@ -74,3 +74,26 @@ fn a_flood_of_logs_of_one_batch_pushes_nobody_else_out() {
     mesh.run(20_000);
     nothing_honest_is_gone(&mesh, &honest);
 }
+
+#[test]
+fn declarations_of_choreographies_outlast_whatever_is_published_after_them() {
+    let (mut mesh, _) = mesh();
+    for _ in 0..5 {
+        mesh.publish(HONEST, "_choreographies", 1);
+        mesh.run(50);
+    }
+    mesh.run(2_000);
+    let declared = |mesh: &SimMesh| {
+        let contents = mesh.nodes[VICTIM].contents();
+        contents.iter().filter(|(_, topic, ..)| topic == "_choreographies").count()
+    };
+    assert_eq!(declared(&mesh), 5);
+    let first = mesh.nodes[HONEST].contents();
+    for _ in 0..60 {
+        mesh.publish(HONEST, "orders", 100);
+        mesh.run(200);
+    }
+    mesh.run(20_000);
+    assert!(!first.is_subset(&mesh.nodes[VICTIM].contents()), "the store was too large to prune anything");
+    assert_eq!(declared(&mesh), 5);
+}
