@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roundelay_protocol::choreography::Observed;
-use roundelay_protocol::choreography::conformance::{Versions, Violation};
+use roundelay_protocol::choreography::conformance::Versions;
 use roundelay_protocol::topic::{CHOREOGRAPHIES_TOPIC, Topic};
 use tokio::sync::watch;
 
@@ -13,6 +13,7 @@ use super::judging::{Judging, Touched};
 use super::observer::Change;
 use super::reading::{READ_BATCHES, READ_BYTES, Reading};
 use super::state::Shared;
+use super::warnings::Warnings;
 use crate::log::{LogError, LogReader};
 use crate::node::Node;
 
@@ -20,10 +21,6 @@ use crate::node::Node;
 const SLICE: usize = 512;
 /// After a failed read of the log.
 const RETRY: Duration = Duration::from_secs(5);
-/// Violating instances that are told in the log of the process in one window; further ones are counted.
-const MAX_WARNINGS: u32 = 32;
-/// The window.
-const WARNINGS_WINDOW: Duration = Duration::from_secs(60);
 
 /// Reads, judges, and tells.
 pub(super) struct Actor {
@@ -45,7 +42,7 @@ struct Again {
 
 impl Actor {
     pub(super) fn new(node: Node, shared: Arc<Shared>, turns: watch::Sender<u64>) -> Self {
-        let (readings, warnings) = (BTreeMap::new(), Warnings::new());
+        let (readings, warnings) = (BTreeMap::new(), Warnings::default());
         Self { log: node.log(), node, shared, turns, readings, again: None, warnings }
     }
 
@@ -65,10 +62,12 @@ impl Actor {
                 }
             };
             self.turns.send_modify(|turn| *turn += 1);
+            self.warnings.tell(&self.shared);
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
                 () = rest(pause), if more => {}
+                () = self.warnings.due(), if !more => {}
                 changed = wake.changed(), if !more => if changed.is_err() { return },
             }
         }
@@ -229,7 +228,7 @@ impl Actor {
             }
         }
         if !is_reading {
-            touched.violating.iter().for_each(|(correlation, found)| self.warnings.warn(name, correlation, found));
+            touched.violating.into_iter().for_each(|correlation| self.warnings.note(name, correlation));
         }
     }
 }
@@ -258,34 +257,5 @@ fn warn_of_all(choreography: &str, violating: usize) {
             choreography,
             "{violating} instances violate their choreography: see `roundelay instances {choreography} --verdict violating`"
         );
-    }
-}
-
-/// Tells of violating instances, and not of too many at once.
-struct Warnings {
-    since: Instant,
-    told: u32,
-    untold: u32,
-}
-
-impl Warnings {
-    fn new() -> Self {
-        Self { since: Instant::now(), told: 0, untold: 0 }
-    }
-
-    fn warn(&mut self, choreography: &str, correlation: &str, Violation { event, why }: &Violation) {
-        if self.since.elapsed() >= WARNINGS_WINDOW {
-            if self.untold > 0 {
-                tracing::warn!("{} more instances violated their choreographies meanwhile", self.untold);
-            }
-            *self = Self::new();
-        }
-        if self.told >= MAX_WARNINGS {
-            self.untold += 1;
-            return;
-        }
-        self.told += 1;
-        let code = why.code();
-        tracing::warn!(choreography, instance = correlation, %event, code, "an instance violates its choreography: {why}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 
 use roundelay_protocol::choreography::Observed;
-use roundelay_protocol::choreography::conformance::{Conformance, Instance, Judgement, Verdict, Versions, Violation};
+use roundelay_protocol::choreography::conformance::{Conformance, Instance, Judgement, Versions};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::Arrival;
 
@@ -16,6 +16,9 @@ const MAX_REMEMBERED: usize = 65_536;
 /// What an event takes in memory besides its texts, roughly, and how often its texts are there.
 const EVENT_OVERHEAD_BYTES: usize = 640;
 const TEXT_COPIES: usize = 2;
+
+/// What is said of an instance with an event that cannot be.
+const VIOLATING: &str = "violating";
 
 /// How much there is, or may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,15 +84,15 @@ pub(super) struct Counts {
 pub(super) struct Touched {
     /// Correlation ids of the instances.
     pub(super) instances: BTreeSet<String>,
-    /// Those of them that violate their declaration and did not before.
-    pub(super) violating: Vec<(String, Violation)>,
+    /// Those of them that are violating and were not before.
+    pub(super) violating: Vec<String>,
 }
 
 /// The instances of one choreography.
 pub(super) struct Judging {
     pub(super) conformance: Conformance,
     pub(super) counts: Counts,
-    /// Instances by what was said of them: see [`Verdict::as_str`].
+    /// Instances by what is said of them.
     pub(super) verdicts: BTreeMap<&'static str, usize>,
     /// The greatest stamp of what was pruned before it was read.
     pub(super) pruned_upto: Option<Hlc>,
@@ -115,7 +118,7 @@ impl Judging {
         Self {
             conformance: Conformance::new(versions),
             counts: Counts::default(),
-            verdicts: ["conforming", "pending", "superseded", "violating"].map(|verdict| (verdict, 0)).into(),
+            verdicts: ["conforming", "pending", "superseded", VIOLATING].map(|verdict| (verdict, 0)).into(),
             pruned_upto: None,
             folded: Arrival(0),
             is_reading: true,
@@ -153,27 +156,25 @@ impl Judging {
         let mut violating = Vec::new();
         for correlation in &taken.touched {
             let bytes = bytes_of.get(correlation).copied().unwrap_or(0);
-            violating.extend(self.note(correlation, bytes).map(|violation| (correlation.clone(), violation)));
+            if self.note(correlation, bytes) {
+                violating.push(correlation.clone());
+            }
         }
         Touched { instances: taken.touched, violating }
     }
 
-    /// Keeps the books of an instance that has changed. Returns its first violation when it had none before.
-    fn note(&mut self, correlation: &str, more_bytes: usize) -> Option<Violation> {
-        let instance = self.conformance.instance(correlation)?;
-        let verdict = instance.verdict();
+    /// Keeps the books of an instance that has changed. True when it is violating and was not before.
+    fn note(&mut self, correlation: &str, more_bytes: usize) -> bool {
+        let Some(instance) = self.conformance.instance(correlation) else { return false };
         let ended = instance.end.and(instance.last_step.as_ref()).map(|step| step.rank.stamp);
-        let now = Entry { bytes: more_bytes, verdict: verdict.as_str(), ended };
+        let now = Entry { bytes: more_bytes, verdict: instance.verdict().as_str(), ended };
+        let is_violating = now.verdict == VIOLATING;
         self.bytes += more_bytes;
         *self.verdicts.entry(now.verdict).or_default() += 1;
         self.ended.extend(ended.map(|ended| (ended, correlation.to_owned())));
-        let violation = match verdict {
-            Verdict::Violating(violation) => Some(violation),
-            _ => None,
-        };
         let Some(entry) = self.entries.get_mut(correlation) else {
             self.entries.insert(correlation.to_owned(), now);
-            return violation;
+            return is_violating;
         };
         let before = std::mem::replace(entry, now);
         entry.bytes += before.bytes;
@@ -183,7 +184,7 @@ impl Judging {
         if let Some(left) = before.ended.filter(|before| Some(*before) != ended) {
             self.ended.remove(&(left, correlation.to_owned()));
         }
-        violation.filter(|_| before.verdict != "violating")
+        is_violating && before.verdict != VIOLATING
     }
 
     pub(super) fn sizes(&self) -> Sizes {
@@ -343,7 +344,7 @@ pub(super) mod tests {
         let touched = take(&mut judging, [event(1, "asked", "x"), event(3, "asked", "x")]);
         assert_eq!(touched.violating.len(), 0, "a repeat");
         let other = |at_ms, id: &str| Observed { id: id.to_owned(), ..event(at_ms, "asked", "x") };
-        assert_eq!(take(&mut judging, [other(4, "other")]).violating[0].0, "x");
+        assert_eq!(take(&mut judging, [other(4, "other")]).violating, ["x"]);
         assert_eq!(take(&mut judging, [other(5, "third")]).violating.len(), 0);
         assert_eq!(judging.verdicts["violating"], 1);
         // An event that comes late can make good again what seemed to be wrong, and wrong what was good.

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `publication` `catalog` | declarations as events; those that are known here |
 //! | `reading` `judging` | a place in the log for each choreography; what became of its instances, and bounds on them |
-//! | `actor` `observer` `state` | the thread that reads and judges; the handle of those who ask; what the two share |
+//! | `actor` `observer` `state` `warnings` | the thread that reads and judges; the handle of those who ask; what the two share; what is told in the log of the process |
 //! | `scan` | traces, causes and flows out of the log |
 //! | `types` `reports` `error` | what is answered; what is refused |
 
@@ -25,6 +25,7 @@ mod reports;
 mod scan;
 mod state;
 mod types;
+mod warnings;
 
 pub use error::{LookupError, ObserverError, PublishError};
 pub use observer::{Change, Declared, Judged, Observer};
