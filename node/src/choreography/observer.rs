@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use roundelay_protocol::choreography::conformance::fold::Fold;
-use roundelay_protocol::choreography::conformance::{Due, Instance, Judgement, Versions};
+use roundelay_protocol::choreography::conformance::{Conformance, Due, Instance, Judgement, Versions};
 use roundelay_protocol::choreography::{Declaration, Observed, Version};
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::Pattern;
@@ -176,17 +175,10 @@ impl Observer {
         events.map(|(event, judgement)| (event.clone(), judgement.clone())).collect()
     }
 
-    /// Shows an instance's fold, and the versions that it was judged by. `None` when there is no such instance. Nothing is
+    /// Shows the folds of a choreography's instances, for whoever decides by them. `None` when it is not known. Nothing is
     /// judged meanwhile, so that `look` has to be short.
-    pub fn look<T>(
-        &self,
-        choreography: &str,
-        correlation: &str,
-        look: impl FnOnce(&Fold, &Versions) -> T,
-    ) -> Option<T> {
-        let state = self.0.state.read();
-        let conformance = &state.judged.get(choreography)?.conformance;
-        conformance.fold(correlation).map(|fold| look(fold, conformance.versions()))
+    pub fn look<T>(&self, choreography: &str, look: impl FnOnce(&Conformance) -> T) -> Option<T> {
+        self.0.state.read().judged.get(choreography).map(|judging| look(&judging.conformance))
     }
 
     /// Instances that `wanted` says to give, by correlation id, beyond one and so many at most.
