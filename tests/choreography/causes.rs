@@ -18,7 +18,7 @@ fn causes_are_found_by_correlation_and_by_event_on_every_node() {
     for node in [&mesh[0], &mesh[1]] {
         let trace = node.cli(&["trace", "o-1"]).expect(exit::OK).stdout;
         assert_eq!(trace, node.cli(&["trace", "3"]).expect(exit::OK).stdout, "by any of its events");
-        let lines: Vec<String> = trace.lines().map(|line| without_wait(line)).collect();
+        let lines: Vec<String> = trace.lines().map(without_wait).collect();
         assert_eq!(
             lines,
             [

@@ -1,5 +1,7 @@
 //! The client of a node's API, as the command line uses it.
 
+mod choreographies;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,10 +15,8 @@ use serde::de::DeserializeOwned;
 use super::lines::{Lines, LinesError};
 use super::types::{
     AddPeer, BATCH_CONTENT_TYPE, BackedUp, BackupRequest, Compacted, DEFAULT_ACK_TIMEOUT_MS, EventsQuery, Imported,
-    InstancesQuery, NDJSON_CONTENT_TYPE, PatternRule, Problem, PublishOptions, Published, Removed, TopicRule,
-    VerifyLine,
+    NDJSON_CONTENT_TYPE, PatternRule, Problem, PublishOptions, Published, Removed, TopicRule, VerifyLine,
 };
-use crate::choreography::{Choreographies, ChoreographyDetail, InstanceDetail, Instances, PublishedChoreography};
 use crate::consumers::{ConsumerConfig, ConsumerInfo, Letter};
 use crate::home::Home;
 use crate::status::{Converged, HoleStatus, NodeStatus};
@@ -319,58 +319,6 @@ impl Client {
     /// See [`ClientError`].
     pub async fn dead_letter(&self, name: &str, number: u64) -> Result<serde_json::Value> {
         self.call(self.request(Method::GET, &["consumers", name, "dead", &number.to_string()])).await
-    }
-
-    // ---- choreographies
-
-    /// Publishes a declaration in TOML or JSON to the mesh.
-    ///
-    /// # Errors
-    /// See [`ClientError`]; a problem with [`super::types::Code::BadChoreography`] says what is wrong with it.
-    pub async fn publish_choreography(&self, text: String, force: bool) -> Result<PublishedChoreography> {
-        self.call(self.request(Method::POST, &["choreographies"]).query(&[("force", force)]).body(text)).await
-    }
-
-    /// All choreographies that the node knows.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn choreographies(&self) -> Result<Choreographies> {
-        self.call(self.request(Method::GET, &["choreographies"])).await
-    }
-
-    /// One choreography with one of its declarations: the latest, or that of the version that begins so.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn choreography(&self, name: &str, version: &str) -> Result<ChoreographyDetail> {
-        self.call(self.request(Method::GET, &["choreographies", name]).query(&[("version", version)])).await
-    }
-
-    /// A page of a choreography's instances.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn instances(&self, name: &str, query: &InstancesQuery) -> Result<Instances> {
-        self.call(self.request(Method::GET, &["choreographies", name, "instances"]).query(query)).await
-    }
-
-    /// All that is known of an instance.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn instance(&self, name: &str, correlation: &str) -> Result<InstanceDetail> {
-        self.call(self.request(Method::GET, &["choreographies", name, "instances", correlation])).await
-    }
-
-    /// An answer that is passed on as it is.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn text(&self, path: &[&str], query: &[(&str, String)]) -> Result<String> {
-        let request = self.request(Method::GET, path).query(query);
-        let text = async { self.send(request).await?.text().await.map_err(|error| lost(&error)) };
-        self.within(self.timeout, text).await
     }
 
     // ---- the log

@@ -12,11 +12,12 @@
 //! | `reading` `judging` | a place in the log for each choreography; what became of its instances, and bounds on them |
 //! | `actor` `observer` `state` `warnings` | the thread that reads and judges; the handle of those who ask; what the two share; what is told in the log of the process |
 //! | `scan` | traces, causes and flows out of the log |
-//! | `types` `reports` `error` | what is answered; what is refused |
+//! | `types` `instances` `reports` `error` | what is answered; what is refused |
 
 mod actor;
 mod catalog;
 mod error;
+mod instances;
 mod judging;
 mod observer;
 mod publication;
@@ -28,6 +29,10 @@ mod types;
 mod warnings;
 
 pub use error::{LookupError, ObserverError, PublishError};
+pub use instances::{
+    EventName, InstanceDetail, InstanceSummary, Instances, JudgedEvent, LateWait, OwedEffect, SupersededEvent,
+    Violated, Wait,
+};
 pub use observer::{Change, Declared, Judged, Observer};
 pub use publication::{CHOREOGRAPHY_KIND, publish, read_draft};
 pub use reports::{
@@ -36,9 +41,8 @@ pub use reports::{
 pub(crate) use scan::{MAX_SCANS, Scan};
 pub(crate) use types::findings_of;
 pub use types::{
-    Choreographies, ChoreographyDetail, ChoreographyStatus, EventName, FindingInfo, InstanceDetail, InstanceSummary,
-    Instances, JudgedEvent, LateWait, OwedEffect, PublishedChoreography, SupersededEvent, VerdictCounts, VersionInfo,
-    Violated, Wait,
+    Choreographies, ChoreographyDetail, ChoreographyStatus, FindingInfo, PublishedChoreography, VerdictCounts,
+    VersionInfo,
 };
 
 /// Choreographies that a node knows: the first that arrived. Declarations of further ones are refused and counted.

@@ -13,12 +13,11 @@ use tokio::sync::{broadcast, watch};
 use super::MAX_CHANGES;
 use super::actor::Actor;
 use super::error::{LookupError, ObserverError};
+use super::instances::{InstanceDetail, InstanceSummary, Instances};
 use super::judging::Judging;
 use super::reading::missing_events;
 use super::state::{Shared, State};
-use super::types::{
-    Choreographies, ChoreographyDetail, ChoreographyStatus, InstanceDetail, InstanceSummary, Instances,
-};
+use super::types::{Choreographies, ChoreographyDetail, ChoreographyStatus};
 use crate::log::LogError;
 use crate::metrics::ChoreographyFigures;
 use crate::node::Node;

@@ -9,7 +9,7 @@ use roundelay_protocol::choreography::trace::{Line, Trace};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::types::EventName;
+use super::instances::EventName;
 use crate::peer_id::text_of;
 
 /// How much of the log was read for an answer.
