@@ -117,7 +117,7 @@ impl Actor {
             self.again.take_if(|again| again.name == name);
             return Ok(());
         }
-        let Some((reading, judging)) = self.from_the_start(&name)? else { return Ok(()) };
+        let Some((reading, judging)) = self.begin_anew(&name)? else { return Ok(()) };
         let mut state = self.shared.state.write();
         state.rereading.remove(&name);
         state.judged.insert(name.clone(), judging);
@@ -125,7 +125,7 @@ impl Actor {
         Ok(())
     }
 
-    fn from_the_start(&self, name: &str) -> Result<Option<(Reading, Judging)>, LogError> {
+    fn begin_anew(&self, name: &str) -> Result<Option<(Reading, Judging)>, LogError> {
         let (versions, patterns) = {
             let state = self.shared.state.read();
             let Some(versions) = state.catalog.versions(name) else { return Ok(None) };
@@ -180,7 +180,7 @@ impl Actor {
     fn read_again(&mut self) -> Result<bool, LogError> {
         if self.again.is_none() {
             let Some(name) = self.shared.state.read().rereading.first().cloned() else { return Ok(false) };
-            match self.from_the_start(&name)? {
+            match self.begin_anew(&name)? {
                 Some((reading, judging)) => self.again = Some(Again { name, reading, judging }),
                 None => drop(self.shared.state.write().rereading.remove(&name)),
             }
