@@ -22,6 +22,7 @@ pub mod log;
 pub mod mesh;
 pub mod metrics;
 pub mod node;
+pub mod participant;
 pub mod peer_id;
 pub mod record;
 mod report;

@@ -25,6 +25,7 @@ pub use types::{
 };
 
 use crate::choreography::Observer;
+use crate::consumers::Consumers;
 use crate::engine::{Call, Dedup, Engine, Identifier, Measures, Parts, Peers, Publish, TOPICS_MARK};
 use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
 use crate::mesh::{self, LinkInfo, Mesh, MeshCommand, MeshConfig, MeshCounters, Registry};
@@ -68,6 +69,7 @@ struct Inner {
     stopped: watch::Receiver<Option<String>>,
     metrics: Metrics,
     observer: OnceLock<Observer>,
+    consumers: OnceLock<Consumers>,
 }
 
 /// A handle to a running node; clones share it. The node goes on until [`Node::shutdown`], also without handles.
@@ -188,6 +190,7 @@ impl Node {
             stopped,
             metrics,
             observer: OnceLock::new(),
+            consumers: OnceLock::new(),
         })))
     }
 
@@ -362,6 +365,12 @@ impl Node {
     /// Whether the engine answers in time.
     pub async fn answers_within(&self, limit: Duration) -> bool {
         matches!(tokio::time::timeout(limit, self.call(Call::Ping)).await, Ok(Ok(())))
+    }
+
+    /// The durable consumers of this node. They begin with the first call, which is to be on a tokio runtime, and end with the
+    /// node.
+    pub fn consumers(&self) -> Consumers {
+        self.0.consumers.get_or_init(|| Consumers::start(self.clone())).clone()
     }
 
     /// What follows this node's log and judges instances of choreographies. It begins with the first call, which is to

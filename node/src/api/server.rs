@@ -114,7 +114,7 @@ impl Server {
         let replays = Arc::new(Semaphore::new(MAX_REPLAYS));
         let tcp = Arc::new(OnceLock::new());
         let (closes, asks) = (closing.clone(), asked.clone());
-        let consumers = Consumers::start(node.clone());
+        let consumers = node.consumers();
         // Nobody has to ask for it: violations are told in the log of the process.
         node.observer();
         let api = Api {

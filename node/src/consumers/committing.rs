@@ -12,7 +12,7 @@ use super::actor::Actor;
 use super::commits::{Digest, Given};
 use super::error::ConsumersError;
 use super::held::{Held, log_error};
-use super::requests::CommitEvent;
+use super::requests::{Content, Product};
 use super::types::CommitAnswer;
 use super::writes::{Change, Written};
 use super::{MAX_COMMIT_EVENTS, Reply};
@@ -35,7 +35,7 @@ impl Actor {
         &mut self,
         name: &str,
         processed: &[String],
-        events: Vec<CommitEvent>,
+        events: Vec<Product>,
         reply: Reply<CommitAnswer>,
     ) {
         match self.try_commit(name, processed, &events) {
@@ -47,12 +47,7 @@ impl Actor {
         }
     }
 
-    fn try_commit(
-        &mut self,
-        name: &str,
-        processed: &[String],
-        events: &[CommitEvent],
-    ) -> Result<Begun, ConsumersError> {
+    fn try_commit(&mut self, name: &str, processed: &[String], events: &[Product]) -> Result<Begun, ConsumersError> {
         if events.len() > MAX_COMMIT_EVENTS {
             let words = format!("{} events in one commit are too many: at most {MAX_COMMIT_EVENTS}", events.len());
             return Err(ConsumersError::TooLarge(words));
@@ -89,7 +84,7 @@ impl Actor {
         name: &str,
         slots: &[Slot],
         digest: Digest,
-        events: &[CommitEvent],
+        events: &[Product],
     ) -> Result<Begun, ConsumersError> {
         let (after, me) = (self.reader.last_arrival(), self.me);
         let held = self.held(name)?;
@@ -160,7 +155,7 @@ fn first16(hasher: &blake3::Hasher) -> [u8; 16] {
 }
 
 /// What a commit is recognised by: what was processed, and every event, however its JSON is written.
-fn digest(name: &str, places: &[Place], events: &[CommitEvent]) -> Digest {
+fn digest(name: &str, places: &[Place], events: &[Product]) -> Digest {
     let mut hasher = blake3::Hasher::new_derive_key("roundelay commit digest v1");
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_be_bytes()).update(bytes);
@@ -171,30 +166,37 @@ fn digest(name: &str, places: &[Place], events: &[CommitEvent]) -> Digest {
     }
     for event in events {
         add(event.topic.as_bytes());
-        match serde_json::from_str::<serde_json::Value>(event.event.get()) {
-            Ok(value) => add(value.to_string().as_bytes()),
-            // It nests too deep for that: then it is recognised as it is written.
-            Err(_) => add(event.event.get().as_bytes()),
+        match &event.content {
+            Content::Whole(event) => add(event.as_bytes()),
+            Content::Json(json) => match serde_json::from_str::<serde_json::Value>(json.get()) {
+                Ok(value) => add(value.to_string().as_bytes()),
+                // It nests too deep for that: then it is recognised as it is written.
+                Err(_) => add(json.get().as_bytes()),
+            },
         }
     }
     first16(&hasher)
 }
 
 /// Topics and ids of a commit's events.
-fn given(events: &[CommitEvent], base: &[u8; 16]) -> Result<Given, ConsumersError> {
+fn given(events: &[Product], base: &[u8; 16]) -> Result<Given, ConsumersError> {
     #[derive(Deserialize)]
     struct Named {
         #[serde(default)]
         id: Option<String>,
     }
-    let name = |(event, number): (&CommitEvent, usize)| {
+    let name = |(event, number): (&Product, usize)| {
         let bad = |words: String| ConsumersError::BadTopic(number, words);
         let topic = Topic::new(&event.topic).map_err(|error| bad(error.to_string()))?;
         if topic.is_system() {
             return Err(bad(crate::node::CallError::SystemTopic(topic).to_string()));
         }
-        let named: Named = serde_json::from_str(event.event.get())
-            .map_err(|error| ConsumersError::BadEvent(number, error.to_string()))?;
+        let json = match &event.content {
+            Content::Whole(event) => return Ok((topic, event.source_and_id().1.to_owned())),
+            Content::Json(json) => json,
+        };
+        let named: Named =
+            serde_json::from_str(json.get()).map_err(|error| ConsumersError::BadEvent(number, error.to_string()))?;
         let id = named.id.filter(|id| !id.is_empty()).unwrap_or_else(|| derive_id(base, number));
         Ok((topic, id))
     };
@@ -208,8 +210,12 @@ fn derive_id(base: &[u8; 16], number: usize) -> String {
     first16(&hasher).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn encode(event: &CommitEvent, id: &str, origin: &Origin) -> Result<EncodedEvent, String> {
-    let object: Object<'_> = serde_json::from_str(event.event.get()).map_err(|error| error.to_string())?;
+fn encode(event: &Product, id: &str, origin: &Origin) -> Result<EncodedEvent, String> {
+    let json = match &event.content {
+        Content::Whole(event) => return Ok(event.clone()),
+        Content::Json(json) => json,
+    };
+    let object: Object<'_> = serde_json::from_str(json.get()).map_err(|error| error.to_string())?;
     let defaults = Defaults { source: &origin.source, kind: DEFAULT_KIND };
     let mut event: Event = read_event(&object, Reading::Filling(defaults)).map_err(|error| error.to_string())?.event;
     id.clone_into(&mut event.id);
@@ -229,7 +235,7 @@ mod tests {
         let commit = |text: &str| {
             let event = format!("{{\"data\":{}{text}{}}}", "[".repeat(200), "]".repeat(200));
             let event = serde_json::value::RawValue::from_string(event).unwrap();
-            digest("c", &[], &[CommitEvent { topic: "t".into(), event }])
+            digest("c", &[], &[Product { topic: "t".into(), content: Content::Json(event) }])
         };
         assert_eq!(commit("1"), commit("1"));
         assert_ne!(commit("1"), commit("2"));

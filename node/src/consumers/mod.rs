@@ -24,7 +24,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use config::{ConsumerConfig, Webhook};
 pub use error::ConsumersError;
+use requests::Again;
 pub use requests::CommitEvent;
+pub(crate) use requests::{Content, Product};
 pub use types::{
     Acknowledged, Attempt, CommitAnswer, CommittedEvent, ConsumerInfo, Fetched, Lag, Letter, Missed, Seek, Which,
 };
@@ -66,10 +68,9 @@ fn wall_ms() -> u64 {
 }
 
 impl Consumers {
-    /// Begins to serve the consumers of a node: those that its store knows go on. Ends with the node. To be called on a
-    /// tokio runtime.
-    #[must_use]
-    pub fn start(node: Node) -> Self {
+    /// Begins to serve the consumers of a node: those that its store knows go on. Ends with the node. A node has one:
+    /// [`Node::consumers`].
+    pub(crate) fn start(node: Node) -> Self {
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
         let consumers = Self { orders, members: Arc::new(AtomicU64::new(1)) };
         let figures: Arc<Mutex<Vec<ConsumerFigures>>> = Arc::default();
@@ -215,7 +216,21 @@ impl Consumers {
         delay_ms: Option<u64>,
         reason: Option<String>,
     ) -> Result<Acknowledged, ConsumersError> {
-        self.ask(move |actor, reply| actor.nack(&name, &cursors, delay_ms, reason.as_deref(), reply)).await
+        let again = delay_ms.map_or(Again::InTime, Again::After);
+        self.ask(move |actor, reply| actor.nack(&name, &cursors, again, reason.as_deref(), reply)).await
+    }
+
+    /// Events can never be processed: they go to the dead letters, however few attempts they had.
+    ///
+    /// # Errors
+    /// As for [`Consumers::nack`].
+    pub async fn give_up(
+        &self,
+        name: String,
+        cursors: Vec<String>,
+        reason: String,
+    ) -> Result<Acknowledged, ConsumersError> {
+        self.ask(move |actor, reply| actor.nack(&name, &cursors, Again::Never, Some(&reason), reply)).await
     }
 
     /// Events take longer: their deadlines begin anew.
@@ -235,6 +250,16 @@ impl Consumers {
         name: String,
         processed: Vec<String>,
         events: Vec<CommitEvent>,
+    ) -> Result<CommitAnswer, ConsumersError> {
+        let events = events.into_iter().map(Product::from).collect();
+        self.produce(name, processed, events).await
+    }
+
+    pub(crate) async fn produce(
+        &self,
+        name: String,
+        processed: Vec<String>,
+        events: Vec<Product>,
     ) -> Result<CommitAnswer, ConsumersError> {
         self.ask(move |actor, reply| actor.commit(&name, &processed, events, reply)).await
     }

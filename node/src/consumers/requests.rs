@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use roundelay_protocol::consumer::{Place, Slot};
+use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::write_set::Mark;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -31,6 +32,39 @@ pub struct CommitEvent {
     pub topic: String,
     /// A CloudEvent in JSON. What it does not say is filled in, the id so that a repeated commit has the same.
     pub event: Box<RawValue>,
+}
+
+/// An event of a commit.
+#[derive(Debug)]
+pub(crate) struct Product {
+    pub(crate) topic: String,
+    pub(crate) content: Content,
+}
+
+/// How an event of a commit is given.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// As a CloudEvent in JSON, of which something may be missing.
+    Json(Box<RawValue>),
+    /// Whole.
+    Whole(EncodedEvent),
+}
+
+impl From<CommitEvent> for Product {
+    fn from(event: CommitEvent) -> Self {
+        Self { topic: event.topic, content: Content::Json(event.event) }
+    }
+}
+
+/// When an event is delivered again whose delivery failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// After so many milliseconds.
+    After(u64),
+    /// By the consumer's own back-off.
+    InTime,
+    /// It goes to the dead letters.
+    Never,
 }
 
 impl Actor {
@@ -283,10 +317,14 @@ impl Actor {
         &mut self,
         name: &str,
         cursors: &[String],
-        delay_ms: Option<u64>,
+        again: Again,
         reason: Option<&str>,
         reply: Reply<Acknowledged>,
     ) {
+        let delay_ms = match again {
+            Again::After(delay_ms) => Some(delay_ms),
+            Again::InTime | Again::Never => None,
+        };
         let too_long = delay_ms.is_some_and(|delay_ms| delay_ms > MAX_DELAY_MS);
         let places = match too_long {
             true => Err(ConsumersError::BadCall(format!("delay_ms is at most {MAX_DELAY_MS}, which is a day"))),
@@ -302,7 +340,11 @@ impl Actor {
             let Some(held) = self.held.get_mut(name) else { break };
             let failures = held.core.failures(place) + 1;
             let backoff_ms = held.core.rules().backoff_ms(failures, rand::random());
-            match held.core.fail(now_ms, place, delay_ms.unwrap_or(backoff_ms)) {
+            let failed = match again {
+                Again::Never => held.core.give_up(now_ms, place),
+                _ => held.core.fail(now_ms, place, delay_ms.unwrap_or(backoff_ms)),
+            };
+            match failed {
                 Some((slot, failure)) => {
                     acknowledged.events += 1;
                     let change = self.fail(name, slot, failure, "refused", reason);

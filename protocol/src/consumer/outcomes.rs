@@ -93,6 +93,14 @@ impl Consumer {
         matches!(entry.stage, Stage::InFlight { .. }).then(|| (slot, self.fail_slot(now_ms, slot, delay_ms)))
     }
 
+    /// A delivery failed for good: the event is dead, however few attempts it had. `None` when it is not in flight.
+    pub fn give_up(&mut self, now_ms: u64, place: Place) -> Option<(Slot, Failure)> {
+        let (slot, last) = (self.find(place)?, self.rules.max_deliver.saturating_sub(1));
+        let entry = self.entries.get_mut(&slot)?;
+        entry.failures = entry.failures.max(last);
+        self.fail(now_ms, place, 0)
+    }
+
     /// How often the delivery of an event failed that is not done.
     #[must_use]
     pub fn failures(&self, place: Place) -> u32 {

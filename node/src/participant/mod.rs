@@ -1,0 +1,299 @@
+//! Plays a role of a choreography on a node: [`Playing`] runs a [`Participant`] over the node's log.
+//!
+//! Events come from a durable consumer, so that each is handled once however often it is delivered, failed attempts are
+//! repeated with back-off, and replicas on several nodes share the work by correlation id. What a handler emits
+//! goes into one write with the knowledge that its event is done. What else there is to do follows from the log: deadlines,
+//! what is owed, what became a step later. What is decided is in [`roundelay_protocol::choreography::participant`].
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `worker` | deliveries: calls handlers, and commits what comes of them |
+//! | `watcher` | deadlines, what is owed, what was passed over, failures that have to be told |
+//! | `incoming` | events as they are delivered |
+
+mod incoming;
+mod watcher;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use roundelay_protocol::choreography::Participant;
+use roundelay_protocol::choreography::conformance::Superseded;
+use roundelay_protocol::choreography::participant::{CastError, Emission, Planned, Received, Refused};
+use roundelay_protocol::event::EventError;
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::choreography::{LookupError, Observer};
+use crate::consumers::{ConsumerConfig, Consumers, ConsumersError};
+use crate::node::{CallError, Node, Transaction};
+
+/// Events that a participant is at, at once.
+pub const MAX_CONCURRENCY: usize = 1_000;
+/// Notices that wait for whoever is told; of more the oldest are not told.
+const MAX_NOTICES: usize = 1_024;
+/// Events that were passed over and may become steps; of more, those of the first instances are forgotten: deadlines end their waits.
+const MAX_PASSED: usize = 65_536;
+/// How long it may take to know the choreography.
+const DECLARED_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of a consumer's name.
+const MAX_NAME_BYTES: usize = 64;
+
+/// How a role is played.
+#[derive(Debug, Clone)]
+pub struct PlayOptions {
+    /// Whether other nodes may play the role as well, with which the instances are shared.
+    pub shared: bool,
+    /// Events that are handled at once. Those of one instance are handled one after the other.
+    pub concurrency: usize,
+    /// Attempts before an event goes to the dead letters, up to 64.
+    pub max_attempts: u32,
+    /// Milliseconds before the second attempt; twice as long, with jitter, before each further one.
+    pub backoff_ms: u64,
+    /// The longest of these waits.
+    pub max_backoff_ms: u64,
+    /// Milliseconds that a handler may take. Then its event is delivered again.
+    pub handling_limit_ms: u64,
+    /// Milliseconds that nothing of an instance may have come before what is owed is undone, so that what is on its
+    /// way can still change who decided first.
+    pub settle_ms: u64,
+}
+
+impl Default for PlayOptions {
+    fn default() -> Self {
+        Self {
+            shared: true,
+            concurrency: 256,
+            max_attempts: 10,
+            backoff_ms: 1_000,
+            max_backoff_ms: 60_000,
+            handling_limit_ms: 30_000,
+            settle_ms: 5_000,
+        }
+    }
+}
+
+/// Why a role is not played. Nothing has begun.
+#[derive(Debug, thiserror::Error)]
+pub enum PlayError {
+    /// The choreography is not known on this node.
+    #[error(transparent)]
+    Unknown(#[from] LookupError),
+    /// The participant does not fit the declaration.
+    #[error(transparent)]
+    Cast(#[from] CastError),
+    /// Its consumer cannot be had.
+    #[error(transparent)]
+    Consumers(#[from] ConsumersError),
+    /// The node refuses, or has stopped.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Why an event was not emitted. Nothing was.
+#[derive(Debug, thiserror::Error)]
+pub enum EmitError {
+    /// The role or the state of the instance does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The event is no sound event.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// The node refuses, or has stopped.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// An event of this role that another event had decided before. If it did something outside the mesh, its undoing is called
+/// besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The instance.
+    pub correlation: String,
+    /// The event, and what decided before it.
+    pub superseded: Superseded,
+}
+
+/// A role that is played until it is stopped or dropped.
+pub struct Playing {
+    stage: Arc<Stage>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// What the tasks of one participant share.
+struct Stage {
+    participant: Participant,
+    options: PlayOptions,
+    node: Node,
+    observer: Observer,
+    consumers: Consumers,
+    /// Its consumer; none when it handles nothing.
+    consumer: Option<String>,
+    notices: broadcast::Sender<Notice>,
+    /// Events that were passed over, by instance, and not handled since.
+    passed: Mutex<BTreeMap<String, Vec<Received>>>,
+}
+
+impl Playing {
+    /// Begins to play a role on a node, from the first event on that it has, or where it stopped before.
+    ///
+    /// # Errors
+    /// When the choreography was not published to the mesh, the participant does not fit it, or the node refuses.
+    pub async fn start(node: &Node, participant: Participant, options: PlayOptions) -> Result<Self, PlayError> {
+        let observer = node.observer();
+        let declared = wait_for(&observer, participant.choreography()).await?;
+        participant.check(&declared)?;
+        for (kind, state) in participant.unanswered(&declared) {
+            tracing::warn!(
+                role = participant.role(), %kind, %state,
+                "no handler answers an event after which this role has to act: it has to be emitted otherwise"
+            );
+        }
+        let consumers = node.consumers();
+        let consumer = enlist(node, &observer, &consumers, &participant, &options).await?;
+        let (notices, _) = broadcast::channel(MAX_NOTICES);
+        let (node, passed) = (node.clone(), Mutex::default());
+        let stage = Arc::new(Stage { participant, options, node, observer, consumers, consumer, notices, passed });
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(watcher::run(stage.clone(), stop.clone()));
+        if stage.consumer.is_some() {
+            tasks.spawn(worker::run(stage.clone(), stop.clone()));
+        }
+        Ok(Self { stage, stop, tasks })
+    }
+
+    /// Emits an event that answers none, such as the first of an instance. Gives its id once it is durable here.
+    ///
+    /// # Errors
+    /// When the role or the state of the instance does not allow it.
+    pub async fn begin(&self, correlation: &str, event: Emission) -> Result<String, EmitError> {
+        self.begin_as(correlation, &uuid::Uuid::now_v7().to_string(), event).await
+    }
+
+    /// The same with an id, by which it is recognised when it is emitted again.
+    ///
+    /// # Errors
+    /// As for [`Playing::begin`].
+    pub async fn begin_as(&self, correlation: &str, id: &str, event: Emission) -> Result<String, EmitError> {
+        let Stage { participant, observer, .. } = &*self.stage;
+        let planned = observer.look(participant.choreography(), |conformance| {
+            participant.begin(conformance, correlation, id, event, wall_ms())
+        });
+        let unknown = || EmitError::Refused(Refused::UnknownInstance(correlation.to_owned()));
+        if let Some(planned) = planned.ok_or_else(unknown)?? {
+            self.stage.publish(vec![planned]).await?;
+        }
+        Ok(id.to_owned())
+    }
+
+    /// Tells of own events that are superseded, from now on.
+    #[must_use]
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.stage.notices.subscribe()
+    }
+
+    /// The name of its consumer, where its dead letters are. None when it handles nothing.
+    #[must_use]
+    pub fn consumer(&self) -> Option<&str> {
+        self.stage.consumer.as_deref()
+    }
+
+    /// Stops, after the handlers that are at work.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Playing {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Stage {
+    /// Publishes events in one write. Whether they were published before does not matter: their ids tell.
+    async fn publish(&self, planned: Vec<Planned>) -> Result<(), EmitError> {
+        let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for Planned { topic, event } in planned {
+            parts.entry(topic).or_default().push(event.encode()?);
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let parts = parts.into_iter().collect();
+        self.node.transact(Transaction { parts, marks: Vec::new(), acks: 0, wait: None }).await?;
+        Ok(())
+    }
+
+    /// An event is no step now, and may become one.
+    fn pass_over(&self, event: Received) {
+        let mut passed = self.passed.lock();
+        while passed.len() >= MAX_PASSED {
+            passed.pop_first();
+        }
+        passed.entry(event.correlation.clone()).or_default().push(event);
+    }
+}
+
+/// The latest version, once it is here.
+async fn wait_for(
+    observer: &Observer,
+    choreography: &str,
+) -> Result<Arc<roundelay_protocol::choreography::Declaration>, LookupError> {
+    let begun = Instant::now();
+    loop {
+        match observer.declared(choreography) {
+            Ok(declared) => return Ok(declared.latest),
+            Err(error) if begun.elapsed() > DECLARED_LIMIT => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Sets the consumer up from which a participant gets its events.
+async fn enlist(
+    node: &Node,
+    observer: &Observer,
+    consumers: &Consumers,
+    participant: &Participant,
+    options: &PlayOptions,
+) -> Result<Option<String>, PlayError> {
+    let patterns = observer.topics(participant.choreography());
+    for pattern in &patterns {
+        node.cover(pattern.clone()).await?;
+    }
+    let types: Vec<String> = participant.handled().map(str::to_owned).collect();
+    if types.is_empty() {
+        return Ok(None);
+    }
+    let name = name_of(participant);
+    let topics = patterns.iter().map(ToString::to_string).collect();
+    let config = ConsumerConfig {
+        types,
+        group: options.shared.then(|| name.clone()),
+        ack_wait_ms: options.handling_limit_ms,
+        max_deliver: options.max_attempts,
+        max_in_flight: options.concurrency.clamp(1, MAX_CONCURRENCY) as u32 * 2,
+        backoff_ms: options.backoff_ms,
+        max_backoff_ms: options.max_backoff_ms,
+        ..ConsumerConfig::new(topics)
+    };
+    consumers.put(name.clone(), config).await?;
+    Ok(Some(name))
+}
+
+/// The name of a participant's consumer and group: `CHOREOGRAPHY-ROLE`, or a hash of it when that is too long.
+fn name_of(participant: &Participant) -> String {
+    let name = format!("{}-{}", participant.choreography(), participant.role());
+    if name.len() <= MAX_NAME_BYTES { name } else { blake3::hash(name.as_bytes()).to_hex()[..32].to_owned() }
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
