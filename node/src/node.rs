@@ -1,5 +1,6 @@
 //! A running node: the handle that the API, the CLI and programs use.
 
+mod followers;
 mod known;
 mod types;
 
@@ -365,18 +366,6 @@ impl Node {
     /// Whether the engine answers in time.
     pub async fn answers_within(&self, limit: Duration) -> bool {
         matches!(tokio::time::timeout(limit, self.call(Call::Ping)).await, Ok(Ok(())))
-    }
-
-    /// The durable consumers of this node. They begin with the first call, which is to be on a tokio runtime, and end with the
-    /// node.
-    pub fn consumers(&self) -> Consumers {
-        self.0.consumers.get_or_init(|| Consumers::start(self.clone())).clone()
-    }
-
-    /// What follows this node's log and judges instances of choreographies. It begins with the first call, which is to
-    /// be on a tokio runtime, and ends with the node.
-    pub fn observer(&self) -> Observer {
-        self.0.observer.get_or_init(|| Observer::start(self)).clone()
     }
 
     /// The patterns that the node subscribes to.

@@ -10,7 +10,7 @@ impl Client {
     /// Publishes a declaration in TOML or JSON to the mesh.
     ///
     /// # Errors
-    /// See [`ClientError`]; a problem with [`super::types::Code::BadChoreography`] says what is wrong with it.
+    /// See [`ClientError`](super::ClientError); a problem with [`Code::BadChoreography`](crate::api::types::Code::BadChoreography) says what is wrong with it.
     pub async fn publish_choreography(&self, text: String, force: bool) -> Result<PublishedChoreography> {
         self.call(self.request(Method::POST, &["choreographies"]).query(&[("force", force)]).body(text)).await
     }
@@ -18,7 +18,7 @@ impl Client {
     /// All choreographies that the node knows.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`](super::ClientError).
     pub async fn choreographies(&self) -> Result<Choreographies> {
         self.call(self.request(Method::GET, &["choreographies"])).await
     }
@@ -26,7 +26,7 @@ impl Client {
     /// One choreography with one of its declarations: the latest, or that of the version that begins so.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`](super::ClientError).
     pub async fn choreography(&self, name: &str, version: &str) -> Result<ChoreographyDetail> {
         self.call(self.request(Method::GET, &["choreographies", name]).query(&[("version", version)])).await
     }
@@ -34,7 +34,7 @@ impl Client {
     /// A page of a choreography's instances.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`](super::ClientError).
     pub async fn instances(&self, name: &str, query: &InstancesQuery) -> Result<Instances> {
         self.call(self.request(Method::GET, &["choreographies", name, "instances"]).query(query)).await
     }
@@ -42,7 +42,7 @@ impl Client {
     /// All that is known of an instance.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`](super::ClientError).
     pub async fn instance(&self, name: &str, correlation: &str) -> Result<InstanceDetail> {
         self.call(self.request(Method::GET, &["choreographies", name, "instances", correlation])).await
     }
@@ -50,7 +50,7 @@ impl Client {
     /// An answer that is passed on as it is.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`](super::ClientError).
     pub async fn text(&self, path: &[&str], query: &[(&str, String)]) -> Result<String> {
         let request = self.request(Method::GET, path).query(query);
         let text = async { self.send(request).await?.text().await.map_err(|error| lost(&error)) };
