@@ -23,10 +23,12 @@ pub fn parse_bytes(text: &str) -> Result<u64, SizeError> {
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
         "tb" => 1_000_000_000_000,
+        "pb" => 1_000_000_000_000_000,
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
         "g" | "gib" => 1 << 30,
         "t" | "tib" => 1 << 40,
+        "p" | "pib" => 1 << 50,
         _ => return Err(error()),
     };
     let bytes = number.parse::<f64>().map_err(|_| error())? * factor as f64;
@@ -92,8 +94,10 @@ mod tests {
             (10 << 30, "10.0 GiB"),
             (1_048_570, "1.00 MiB"),
             (300 << 20, "300 MiB"),
+            (3 << 50, "3.00 PiB"),
         ] {
             assert_eq!(format_bytes(bytes), shown);
+            assert!(parse_bytes(shown).unwrap().abs_diff(bytes) <= bytes / 100, "{shown}");
         }
     }
 }
