@@ -51,6 +51,15 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Waits until a replica knows of so many, itself included.
+async fn knows_of(node: &Node, consumer: &str, replicas: usize) {
+    let begun = Instant::now();
+    while node.consumers().get(consumer.to_owned()).await.expect("a consumer").lag.members.len() < replicas {
+        assert!(begun.elapsed() < LIMIT, "the replicas do not find each other");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Whether a node sees so many instances, all of them ended so.
 fn all_in(node: &Node, count: usize, state: &str) -> bool {
     let found = instances(node);
@@ -82,6 +91,9 @@ async fn replicas_share_the_work_and_what_a_stop_leaves_is_done_later_and_once()
     let guest = Playing::start(&mesh[0], Participant::new(NAME, "guest"), quick()).await.expect("a guest");
     let first = Playing::start(&mesh[1], host(1), quick()).await.expect("a host");
     let second = Playing::start(&mesh[2], host(2), quick()).await.expect("another host");
+    for node in [&mesh[1], &mesh[2]] {
+        knows_of(node, first.consumer().expect("a consumer"), 2).await;
+    }
     for nth in 0..100 {
         guest.begin(&format!("g-{nth}"), Emission::new("greeted")).await.expect("a greeting");
     }
