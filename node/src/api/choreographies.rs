@@ -99,7 +99,7 @@ pub(super) struct PublishParameters {
         ApiError
     )
 )]
-pub(super) async fn publish(
+pub(super) async fn publish_choreography(
     State(api): State<Api>,
     parameters: Result<Query<PublishParameters>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
@@ -154,7 +154,7 @@ pub(super) struct ShowParameters {
         ApiError
     )
 )]
-pub(super) async fn show(
+pub(super) async fn show_choreography(
     State(api): State<Api>,
     name: Name,
     parameters: Result<Query<ShowParameters>, QueryRejection>,
