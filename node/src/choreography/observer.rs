@@ -165,6 +165,12 @@ impl Observer {
         judging.instance(correlation).map(|instance| judged(judging, correlation, instance))
     }
 
+    /// Whether an instance had ended and was forgotten to make room, as far as that is remembered.
+    #[must_use]
+    pub fn has_forgotten(&self, choreography: &str, correlation: &str) -> bool {
+        self.0.state.read().judged.get(choreography).is_some_and(|judging| judging.has_forgotten(correlation))
+    }
+
     /// The events of an instance in total order, and how each was judged. Empty when there is no such instance.
     #[must_use]
     pub fn judgements(&self, choreography: &str, correlation: &str) -> Vec<(Observed, Judgement)> {

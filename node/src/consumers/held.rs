@@ -116,6 +116,13 @@ pub(super) fn log_error(error: &LogError) -> ConsumersError {
 }
 
 impl Held {
+    /// Reads on in other topics.
+    pub(super) fn turn_to(&mut self, patterns: Vec<Pattern>) {
+        self.topics = TopicMemory::new(patterns);
+        // What was counted is of the topics before.
+        self.ahead = Ahead::default();
+    }
+
     /// A consumer that begins.
     pub(super) fn begin(
         name: &str,

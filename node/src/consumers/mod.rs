@@ -105,7 +105,16 @@ impl Consumers {
     /// # Errors
     /// When the set-up makes no sense, or an existing consumer takes other events.
     pub async fn put(&self, name: String, config: ConsumerConfig) -> Result<(ConsumerInfo, bool), ConsumersError> {
-        self.ask(move |actor, reply| actor.put(&name, config, reply)).await
+        self.ask(move |actor, reply| actor.put(&name, config, false, reply)).await
+    }
+
+    /// The same, and an existing consumer takes the topics and types of this set-up from what it has not read yet on.
+    pub(crate) async fn put_over(
+        &self,
+        name: String,
+        config: ConsumerConfig,
+    ) -> Result<(ConsumerInfo, bool), ConsumersError> {
+        self.ask(move |actor, reply| actor.put(&name, config, true, reply)).await
     }
 
     /// One consumer.

@@ -84,8 +84,14 @@ impl Actor {
 
     // ---- set-up
 
-    pub(super) fn put(&mut self, name: &str, config: ConsumerConfig, reply: Reply<(ConsumerInfo, bool)>) {
-        let created = match self.prepare(name, config) {
+    pub(super) fn put(
+        &mut self,
+        name: &str,
+        config: ConsumerConfig,
+        may_turn: bool,
+        reply: Reply<(ConsumerInfo, bool)>,
+    ) {
+        let created = match self.prepare(name, config, may_turn) {
             Ok(created) => created,
             Err(error) => return drop(reply.send(Err(error))),
         };
@@ -115,7 +121,7 @@ impl Actor {
     }
 
     /// Takes a set-up; says whether it made a new consumer.
-    fn prepare(&mut self, name: &str, config: ConsumerConfig) -> Result<bool, ConsumersError> {
+    fn prepare(&mut self, name: &str, config: ConsumerConfig, may_turn: bool) -> Result<bool, ConsumersError> {
         check_name(name)?;
         config.check()?;
         if self.removing.contains(name) {
@@ -123,7 +129,10 @@ impl Actor {
         }
         if let Some(held) = self.held.get_mut(name) {
             if !held.config.takes_the_same_as(&config) {
-                return Err(ConsumersError::Exists(name.to_owned()));
+                if !may_turn || (&held.config.from, &held.config.group) != (&config.from, &config.group) {
+                    return Err(ConsumersError::Exists(name.to_owned()));
+                }
+                held.turn_to(config.patterns()?);
             }
             held.core.set_rules(config.rules());
             let webhook_changed =

@@ -9,26 +9,30 @@
 //! | --- | --- |
 //! | `worker` | deliveries: calls handlers, and commits what comes of them |
 //! | `watcher` | deadlines, what is owed, what was passed over, failures that have to be told |
-//! | `incoming` | events as they are delivered |
+//! | `incoming` `passed` | events as they are delivered; those that were passed over |
 
 mod incoming;
+mod passed;
 mod watcher;
 mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use passed::Passed;
 use roundelay_protocol::choreography::Participant;
 use roundelay_protocol::choreography::conformance::Superseded;
-use roundelay_protocol::choreography::participant::{CastError, Emission, Planned, Received, Refused};
+use roundelay_protocol::choreography::participant::{CastError, Emission, Planned, Refused};
 use roundelay_protocol::event::EventError;
+use roundelay_protocol::ids::Arrival;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::choreography::{LookupError, Observer};
+use crate::choreography::{LookupError, Observer, ObserverError};
 use crate::consumers::{ConsumerConfig, Consumers, ConsumersError};
 use crate::node::{CallError, Node, Transaction};
 
@@ -36,8 +40,6 @@ use crate::node::{CallError, Node, Transaction};
 pub const MAX_CONCURRENCY: usize = 1_000;
 /// Notices that wait for whoever is told; of more the oldest are not told.
 const MAX_NOTICES: usize = 1_024;
-/// Events that were passed over and may become steps; of more, those of the first instances are forgotten: deadlines end their waits.
-const MAX_PASSED: usize = 65_536;
 /// How long it may take to know the choreography.
 const DECLARED_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a consumer's name.
@@ -103,13 +105,16 @@ pub enum EmitError {
     /// The event is no sound event.
     #[error(transparent)]
     Event(#[from] EventError),
+    /// Nothing is judged any more.
+    #[error(transparent)]
+    Observer(#[from] ObserverError),
     /// The node refuses, or has stopped.
     #[error(transparent)]
     Call(#[from] CallError),
 }
 
 /// An event of this role that another event had decided before. If it did something outside the mesh, its undoing is called
-/// besides.
+/// besides. After a restart it is told again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// The instance.
@@ -135,8 +140,9 @@ struct Stage {
     /// Its consumer; none when it handles nothing.
     consumer: Option<String>,
     notices: broadcast::Sender<Notice>,
-    /// Events that were passed over, by instance, and not handled since.
-    passed: Mutex<BTreeMap<String, Vec<Received>>>,
+    passed: Mutex<Passed>,
+    /// The last write of this participant: whoever asks what is allowed next has to know of it.
+    published: AtomicU64,
 }
 
 impl Playing {
@@ -157,8 +163,17 @@ impl Playing {
         let consumers = node.consumers();
         let consumer = enlist(node, &observer, &consumers, &participant, &options).await?;
         let (notices, _) = broadcast::channel(MAX_NOTICES);
-        let (node, passed) = (node.clone(), Mutex::default());
-        let stage = Arc::new(Stage { participant, options, node, observer, consumers, consumer, notices, passed });
+        let stage = Arc::new(Stage {
+            participant,
+            options,
+            node: node.clone(),
+            observer,
+            consumers,
+            consumer,
+            notices,
+            passed: Mutex::default(),
+            published: AtomicU64::new(0),
+        });
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(watcher::run(stage.clone(), stop.clone()));
         if stage.consumer.is_some() {
@@ -180,7 +195,10 @@ impl Playing {
     /// # Errors
     /// As for [`Playing::begin`].
     pub async fn begin_as(&self, correlation: &str, id: &str, event: Emission) -> Result<String, EmitError> {
-        let Stage { participant, observer, .. } = &*self.stage;
+        let Stage { participant, observer, published, .. } = &*self.stage;
+        // What was emitted just before may be what allows this.
+        let before = Arrival(published.load(Ordering::Relaxed));
+        observer.folded(participant.choreography(), before).await?;
         let planned = observer.look(participant.choreography(), |conformance| {
             participant.begin(conformance, correlation, id, event, wall_ms())
         });
@@ -227,17 +245,9 @@ impl Stage {
             return Ok(());
         }
         let parts = parts.into_iter().collect();
-        self.node.transact(Transaction { parts, marks: Vec::new(), acks: 0, wait: None }).await?;
+        let written = self.node.transact(Transaction { parts, marks: Vec::new(), acks: 0, wait: None }).await?;
+        self.published.fetch_max(written.arrival.0, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// An event is no step now, and may become one.
-    fn pass_over(&self, event: Received) {
-        let mut passed = self.passed.lock();
-        while passed.len() >= MAX_PASSED {
-            passed.pop_first();
-        }
-        passed.entry(event.correlation.clone()).or_default().push(event);
     }
 }
 
@@ -284,7 +294,8 @@ async fn enlist(
         max_backoff_ms: options.max_backoff_ms,
         ..ConsumerConfig::new(topics)
     };
-    consumers.put(name.clone(), config).await?;
+    // A further handler, or a version with other topics, makes it take other events from now on.
+    consumers.put_over(name.clone(), config).await?;
     Ok(Some(name))
 }
 

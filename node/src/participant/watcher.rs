@@ -171,26 +171,15 @@ async fn undo_owed(stage: &Stage, correlation: &str) -> bool {
     let participant = &stage.participant;
     let owed = stage.observer.look(participant.choreography(), |conformance| {
         let owed = participant.owed(conformance, correlation);
-        owed.map(|(event, superseded)| (event.clone(), superseded.clone())).collect::<Vec<_>>()
+        owed.map(|(event, superseded)| (event, superseded.clone())).collect::<Vec<_>>()
     });
     let owed = owed.unwrap_or_default();
     let is_settled = owed.is_empty();
     for (event, superseded) in owed {
         let now_ms = wall_ms();
-        if now_ms < event.at_ms() + stage.options.settle_ms + turn_ms(stage, &event.id) {
+        if now_ms < event.at_ms + stage.options.settle_ms + turn_ms(stage, &event.id) {
             continue;
         }
-        let event = Received {
-            topic: event.topic,
-            source: event.source,
-            id: event.id,
-            kind: event.kind,
-            subject: None,
-            content_type: None,
-            correlation: correlation.to_owned(),
-            at_ms: event.rank.stamp.as_ms(),
-            data: bytes::Bytes::new(),
-        };
         let undone = worker::respond(stage, event, Reason::Undo(Box::new(superseded)), 1).await;
         match undone {
             Ok(planned) => {
@@ -207,10 +196,9 @@ async fn undo_owed(stage: &Stage, correlation: &str) -> bool {
 /// Answers an event that was passed over and is a step by now. False: that is to be tried again.
 async fn resume_stalled(stage: &Stage, correlation: &str) -> bool {
     let participant = &stage.participant;
-    let passed = match stage.passed.lock().get(correlation) {
-        Some(passed) => passed.clone(),
-        None => return true,
-    };
+    if !stage.passed.lock().has(correlation) {
+        return true;
+    }
     let stalled = stage.observer.look(participant.choreography(), |conformance| {
         let has_ended = conformance.instance(correlation).is_none_or(|instance| instance.end.is_some());
         let stalled = participant.stalled(conformance, correlation);
@@ -218,10 +206,10 @@ async fn resume_stalled(stage: &Stage, correlation: &str) -> bool {
     });
     let (has_ended, stalled) = stalled.unwrap_or((true, None));
     if has_ended {
-        stage.passed.lock().remove(correlation);
+        stage.passed.lock().forget(correlation);
         return true;
     }
-    let event = passed.into_iter().find(|event| stalled == Some((event.source.clone(), event.id.clone())));
+    let event = stalled.and_then(|(source, id)| stage.passed.lock().find(correlation, &source, &id));
     let Some(event) = event else { return true };
     match worker::respond(stage, event, Reason::Step, 1).await {
         Ok(planned) => stage.publish(planned).await.is_ok(),

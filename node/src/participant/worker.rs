@@ -4,9 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::OptionFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{Future, FutureExt};
 use roundelay_protocol::choreography::participant::{Course, Failure, MAX_EMISSIONS, Planned, Reason, Received};
+use roundelay_protocol::event::EncodedEvent;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +48,7 @@ pub(super) async fn run(stage: Arc<Stage>, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled(), if at_work.is_empty() && writes.is_empty() => break,
-            fetched = async { fetching.as_mut().expect("it is there").await }, if fetching.is_some() && !stop.is_cancelled() => {
+            Some(fetched) = OptionFuture::from(fetching.as_mut()), if !stop.is_cancelled() => {
                 fetching = None;
                 match fetched {
                     Ok(fetched) => fetched.events.iter().filter_map(|json| incoming::read(json)).for_each(|event| {
@@ -90,8 +92,11 @@ async fn handle(stage: Arc<Stage>, incoming: Incoming) -> Done {
     let course = stage.observer.look(name, |conformance| stage.participant.course(conformance, &event));
     let outcome = match course.unwrap_or(Course::Unknown) {
         Course::Handle => respond(&stage, event, Reason::Step, attempt).await,
+        Course::Done => Ok(Vec::new()),
+        // It had ended, and whoever played this role before has seen to it.
+        Course::Unknown if stage.observer.has_forgotten(name, &event.correlation) => Ok(Vec::new()),
         Course::PassOver => {
-            stage.pass_over(event);
+            stage.passed.lock().add(event);
             Ok(Vec::new())
         }
         Course::Unknown => Err(Failure::transient("its instance is not judged here: there are too many")),
@@ -146,17 +151,17 @@ async fn settle(stage: Arc<Stage>, consumer: String, done: Vec<Done>) {
     }
 }
 
-fn produce(planned: Planned) -> Result<(String, roundelay_protocol::event::EncodedEvent), Failure> {
+fn produce(planned: Planned) -> Result<(String, EncodedEvent), Failure> {
     let Planned { topic, event } = planned;
     let encoded = event.encode().map_err(|error| Failure::terminal(error.to_string()))?;
     Ok((topic.to_string(), encoded))
 }
 
-type Products = Vec<(String, roundelay_protocol::event::EncodedEvent)>;
-
-async fn commit(stage: &Stage, consumer: &str, cursors: Vec<String>, products: Vec<Products>) {
-    let whole =
-        |(topic, event): &(String, _)| Product { topic: topic.clone(), content: Content::Whole(Clone::clone(event)) };
+async fn commit(stage: &Stage, consumer: &str, cursors: Vec<String>, products: Vec<Vec<(String, EncodedEvent)>>) {
+    let whole = |(topic, event): &(String, EncodedEvent)| Product {
+        topic: topic.clone(),
+        content: Content::Whole(event.clone()),
+    };
     let all = products.iter().flatten().map(whole).collect();
     match stage.consumers.produce(consumer.to_owned(), cursors.clone(), all).await {
         Ok(_) | Err(ConsumersError::Stopped) => return,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::conformance::{Instance, Superseded};
+use super::super::conformance::{EventRef, Instance, Superseded};
 use super::super::determined::Answer;
 use crate::topic::Topic;
 
@@ -41,7 +41,7 @@ pub enum Reason {
     /// The event was a step of its instance, and the role handles its type.
     Step,
     /// The event is one of this role's own that did something outside the mesh, and another event decided before it: what
-    /// it did is to be undone.
+    /// it did is to be undone. Its subject, content type and data are left out: only what names it is known.
     Undo(Box<Superseded>),
 }
 
@@ -56,6 +56,8 @@ pub struct Call {
     pub event: Received,
     /// Why it is called.
     pub reason: Reason,
+    /// The event that is answered; of an undoing, the one that the undone event had answered.
+    pub answered: EventRef,
     /// The instance as it is after all of its events that are here: the event's own step, and what has come since.
     pub instance: Instance,
     /// How often the event was delivered, this time included.
@@ -65,11 +67,11 @@ pub struct Call {
 impl Call {
     /// The key of something that is done outside the mesh, such as a payment: the same at every attempt, on every replica
     /// of the role and after a restore, so that whoever takes keys against repeats does it once. `effect` tells
-    /// several things apart that are done for one event. Undoing has the key of what is undone.
+    /// several things apart that are done for one event. An undoing is given the key of what it undoes.
     #[must_use]
     pub fn effect_key(&self, effect: &str) -> String {
-        let Self { choreography, role, event, .. } = self;
-        Answer { choreography, role, source: &event.source, id: &event.id }.effect_key(effect)
+        let Self { choreography, role, answered, .. } = self;
+        Answer { choreography, role, source: &answered.source, id: &answered.id }.effect_key(effect)
     }
 
     /// The event's data, which is JSON.

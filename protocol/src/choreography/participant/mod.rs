@@ -5,7 +5,7 @@
 //! of a role and after every crash. Whoever runs it (a node, or the simulator of `rehearsal`) asks:
 //!
 //! 1. [`Participant::course`]: an event was delivered. Is its handler to be called? Only when it is a step of its instance that no
-//!    replica has answered. A repeat, or what is superseded or violating, is passed over.
+//!    replica has answered. What is superseded or violating is passed over.
 //! 2. [`Participant::call`]: what the handler is called with.
 //! 3. [`Participant::answer`]: the handler wants to emit. What the role, or the state of the instance, does not allow is refused
 //!    here and reaches nobody. What is allowed gets a determined id ([`super::determined`]), its cause, correlation,

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::super::conformance::fold::Fold;
-use super::super::conformance::{Conformance, Due, Instance, Judgement, Superseded, Why};
+use super::super::conformance::{Conformance, Due, EventRef, Instance, Judgement, Superseded, Why};
 use super::super::declaration::Declaration;
 use super::super::determined::Answer;
 use super::super::observed::{Observed, ROLE_EXTENSION, VERSION_EXTENSION};
@@ -20,7 +22,10 @@ use crate::topic::Topic;
 pub enum Course {
     /// Its handler is to be called.
     Handle,
-    /// It is done as it is: it was answered, by this replica before or by another, or it is no step of its instance.
+    /// It is done: it was answered, by this replica before or by another, or the role has no handler for it.
+    Done,
+    /// It is no step of its instance, and done unless an event that arrives late makes it one: see
+    /// [`Participant::stalled`].
     PassOver,
     /// It has not been folded yet.
     Unknown,
@@ -46,13 +51,13 @@ impl Participant {
     #[must_use]
     pub fn course(&self, conformance: &Conformance, event: &Received) -> Course {
         if !self.handlers.contains_key(&event.kind) {
-            return Course::PassOver;
+            return Course::Done;
         }
         let Some(fold) = conformance.fold(&event.correlation) else { return Course::Unknown };
         match fold.find(&event.source, &event.id) {
             None => Course::Unknown,
             Some((_, Judgement::Step { .. })) if self.is_answered(conformance, fold, &event.source, &event.id) => {
-                Course::PassOver
+                Course::Done
             }
             Some((_, Judgement::Step { .. })) => Course::Handle,
             Some(_) => Course::PassOver,
@@ -74,9 +79,14 @@ impl Participant {
     /// What the handler of an event is called with. None when its instance is not known.
     #[must_use]
     pub fn call(&self, conformance: &Conformance, event: Received, reason: Reason, attempt: u32) -> Option<Call> {
-        let instance = conformance.instance(&event.correlation)?.clone();
+        let fold = conformance.fold(&event.correlation)?;
+        let (found, _) = fold.find(&event.source, &event.id)?;
+        let undone = matches!(reason, Reason::Undo(_)).then(|| found.causes.first()).flatten();
+        let of_cause = |cause: &String| fold.judged().iter().find(|(judged, _)| judged.id == *cause);
+        let answered = undone.and_then(of_cause).map_or(found, |(cause, _)| cause);
         let (choreography, role) = (self.choreography.clone(), self.role.clone());
-        Some(Call { choreography, role, event, reason, instance, attempt })
+        let (instance, answered) = (fold.instance().clone(), EventRef::from(&**answered));
+        Some(Call { choreography, role, event, reason, answered, instance, attempt })
     }
 
     /// What is published in answer to an event. Less than what is wanted when an event is here already, or has been
@@ -176,19 +186,20 @@ impl Participant {
         (is_own && !self.is_answered(conformance, fold, &cause.source, &cause.id)).then_some(&**event)
     }
 
-    /// Own events of an instance that did something, are superseded and not undone, and that this participant undoes.
+    /// Own events of an instance that did something, are superseded and not undone, and that this participant undoes: each as
+    /// its undoing gets it, and what decided before it.
     pub fn owed<'c>(
         &'c self,
         conformance: &'c Conformance,
         correlation: &str,
-    ) -> impl Iterator<Item = (&'c Observed, &'c Superseded)> {
+    ) -> impl Iterator<Item = (Received, &'c Superseded)> {
         let fold = conformance.fold(correlation);
         fold.into_iter().flat_map(move |fold| {
             fold.instance().owed.iter().filter_map(move |owed| {
                 let (event, _) = fold.find(&owed.event.source, &owed.event.id)?;
                 let superseded = fold.instance().superseded.iter().find(|found| found.event.rank == owed.event.rank)?;
                 let is_own = self.undoings.contains_key(&event.kind) && owed.compensation.is_some();
-                is_own.then_some((&**event, superseded))
+                is_own.then(|| (name_only(event), superseded))
             })
         })
     }
@@ -288,6 +299,21 @@ impl Participant {
 
 fn declaration_of<'c>(conformance: &'c Conformance, instance: &Instance) -> Option<&'c Arc<Declaration>> {
     conformance.versions().get(instance.version?)
+}
+
+/// An event as its undoing gets it.
+fn name_only(event: &Observed) -> Received {
+    Received {
+        topic: event.topic.clone(),
+        source: event.source.clone(),
+        id: event.id.clone(),
+        kind: event.kind.clone(),
+        subject: None,
+        content_type: None,
+        correlation: event.correlation.clone().unwrap_or_default(),
+        at_ms: event.at_ms(),
+        data: Bytes::new(),
+    }
 }
 
 /// The event that began the present wait, for an answer to that wait that was decided on for the sake of an earlier event.

@@ -127,7 +127,7 @@ impl Mesh {
         }
         let participant = playing.participant.clone();
         match participant.course(&found.conformance, &event) {
-            Course::PassOver => drop(self.nodes[node].parts[part].done.insert(name)),
+            Course::Done | Course::PassOver => drop(self.nodes[node].parts[part].done.insert(name)),
             Course::Handle if self.is_owner(node, participant.role(), &event.correlation) => {
                 let attempt = playing.attempts.get(&name).copied().unwrap_or_default() + 1;
                 self.work(node, part, event, Reason::Step, attempt);
@@ -241,12 +241,9 @@ impl Mesh {
             if !self.rests(node, correlation) || !self.is_owner(node, playing.participant.role(), correlation) {
                 continue;
             }
-            for (event, superseded) in playing.participant.owed(&found.conformance, correlation) {
-                let place = found.find(&event.source, &event.id);
-                let received = place.and_then(|place| found.received(place));
-                let received = received.filter(|received| !playing.at_work.contains(&name_of(received)));
-                owed.extend(received.map(|received| (received, Reason::Undo(Box::new(superseded.clone())))));
-            }
+            let events = playing.participant.owed(&found.conformance, correlation);
+            let idle = events.filter(|(event, _)| !playing.at_work.contains(&name_of(event)));
+            owed.extend(idle.map(|(event, superseded)| (event, Reason::Undo(Box::new(superseded.clone())))));
         }
         owed
     }
