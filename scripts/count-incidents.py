@@ -81,7 +81,7 @@ class Case:
             return "superseded"
         on, _, is_end = self.states[self.state]
         if kind not in on:
-            return "after_end" if is_end else "unexpected"
+            return "superseded" if "superseded" in became else "after_end" if is_end else "unexpected"
         if self.due and self.due[0] == kind and event["at_ms"] < self.due[1]:
             return "early"
         self.step(event, on[kind])

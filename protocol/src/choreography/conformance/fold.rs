@@ -11,7 +11,9 @@
 //!    and the event names the cause of that wait, or a cause that the step that ended it names too. It is no such answer
 //!    when it names the cause of the present wait as well.
 //! 7. What is possible in the present state is a step. A deadline's event is violating while it is not due.
-//! 8. Everything else is violating, and changes nothing.
+//! 8. What is not possible there, and has a cause that is superseded, is superseded as that is: it would have been possible
+//!    if its cause had counted.
+//! 9. Everything else is violating, and changes nothing.
 //!
 //! The cause of a wait is the event that began it. So of two events that decide one thing the first in total order wins:
 //! two replicas that answer one event, two sides of a partition, an answer and its deadline.
@@ -44,7 +46,7 @@ pub struct Fold {
     ended_for: BTreeMap<String, Latest>,
 }
 
-/// Of events of one id, all that rule 5 looks at, so that many of them cost no more than one.
+/// Of events of one id, all that rules 5 and 8 look at, so that many of them cost no more than one.
 #[derive(Debug, Clone, Default)]
 struct Became {
     has_step: bool,
@@ -158,8 +160,9 @@ impl Fold {
         if let Some(why) = find_misplaced(declaration, event) {
             return Judgement::Violating(why);
         }
-        if let Some((why, by)) = self.find_superseded_cause(declaration, event) {
-            return Judgement::Superseded { why, by };
+        let has_step = event.causes.iter().filter_map(|cause| self.by_id.get(cause)).any(|cause| cause.has_step);
+        if let Some(superseded) = self.find_superseded_cause(declaration, event).filter(|_| !has_step) {
+            return superseded;
         }
         if let Some(by) = self.find_answered(declaration, event) {
             return Judgement::Superseded { why: Why::Duplicate, by };
@@ -176,25 +179,26 @@ impl Fold {
                 Judgement::Violating(WhyNot::Early { due_ms: due.due_ms })
             }
             (Some(transition), _) => Judgement::Step { to: transition.to.clone() },
-            (None, _) if state.end.is_some() => Judgement::Violating(WhyNot::AfterEnd { state: name.clone() }),
-            (None, _) => {
-                let possible = state.possible().map(str::to_owned).collect();
-                Judgement::Violating(WhyNot::Unexpected { state: name.clone(), possible })
-            }
+            (None, _) => self.find_superseded_cause(declaration, event).unwrap_or_else(|| {
+                Judgement::Violating(match state.end {
+                    Some(_) => WhyNot::AfterEnd { state: name.clone() },
+                    None => {
+                        let possible = state.possible().map(str::to_owned).collect();
+                        WhyNot::Unexpected { state: name.clone(), possible }
+                    }
+                })
+            }),
         }
     }
 
-    /// Rule 5: what supersedes the causes of an event, when none of them is a step.
-    fn find_superseded_cause(&self, declaration: &Declaration, event: &Observed) -> Option<(Why, EventRef)> {
-        let causes = || event.causes.iter().filter_map(|cause| self.by_id.get(cause));
-        if causes().any(|cause| cause.has_step) {
-            return None;
-        }
-        let (cause, judgement) = self.judged.get(causes().find_map(|cause| cause.superseded)?)?;
+    /// Rules 5 and 8: superseded by what supersedes the first of an event's causes that is superseded.
+    fn find_superseded_cause(&self, declaration: &Declaration, event: &Observed) -> Option<Judgement> {
+        let mut causes = event.causes.iter().filter_map(|cause| self.by_id.get(cause));
+        let (cause, judgement) = self.judged.get(causes.find_map(|cause| cause.superseded)?)?;
         let Judgement::Superseded { by, .. } = judgement else { return None };
         let undoes = declaration.events().get(&cause.kind).and_then(|cause| cause.compensation.as_ref());
         let why = if undoes == Some(&event.kind) { Why::Compensation } else { Why::Consequence };
-        Some((why, by.clone()))
+        Some(Judgement::Superseded { why, by: by.clone() })
     }
 
     /// Rule 6: the step that ended the wait that an event answers too late. Of several the latest.

@@ -239,3 +239,21 @@ fn events_of_an_instance_are_bounded_and_the_first_count() {
     let instance = conformance.instance("i").unwrap();
     assert_eq!((instance.omitted, instance.steps, instance.violations.len()), (11, 2, MAX_INSTANCE_EVENTS - 2));
 }
+
+#[test]
+fn what_follows_from_a_superseded_event_violates_nothing() {
+    let story = [
+        event(1, "asked", "a", &[]),
+        event(2, "yes", "b", &["a"]),
+        event(3, "done", "c", &["b"]),
+        event(4, "yes", "d", &["a"]),
+    ];
+    // The second yes does not count. Its follower names a step as well, in whose state it was never possible.
+    let follower = |causes: &[&str]| judged(&[&story[..], &[event(5, "done", "e", causes)]].concat()).1.pop().unwrap();
+    assert_eq!(follower(&["a", "d"]), "consequence of b");
+    assert_eq!(follower(&["d"]), "consequence of b");
+    assert_eq!(follower(&["a"]), "after_end");
+    // What is possible is a step all the same.
+    let open = [&story[..2], &story[3..], &[event(5, "done", "e", &["a", "d"])]].concat();
+    assert_eq!(judged(&open).1, ["asked", "granted", "duplicate of b", "done"]);
+}
