@@ -31,3 +31,4 @@ pub mod subscription;
 mod supervisor;
 pub mod traces;
 pub mod units;
+pub mod views;

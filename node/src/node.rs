@@ -37,6 +37,7 @@ use crate::report;
 use crate::status::{Converged, HoleStatus, NodeInfo, NodeStatus, Readiness, ReadinessCheck, StoreStatus};
 use crate::subscription::{From, Subscription};
 use crate::traces::Stages;
+use crate::views;
 
 /// The mesh of nodes that were not told another name.
 pub const DEFAULT_MESH: &str = "default";
@@ -71,6 +72,7 @@ struct Inner {
     metrics: Metrics,
     observer: OnceLock<Observer>,
     consumers: OnceLock<Consumers>,
+    views: Arc<views::Shared>,
 }
 
 /// A handle to a running node; clones share it. The node goes on until [`Node::shutdown`], also without handles.
@@ -192,6 +194,7 @@ impl Node {
             metrics,
             observer: OnceLock::new(),
             consumers: OnceLock::new(),
+            views: Arc::default(),
         })))
     }
 

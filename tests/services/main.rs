@@ -24,3 +24,4 @@ mod reading;
 mod retention;
 mod safety;
 mod sse_clients;
+mod views;

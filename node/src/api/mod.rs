@@ -27,6 +27,7 @@ pub mod server;
 pub mod tcp;
 mod token;
 pub mod types;
+mod views;
 
 #[cfg(test)]
 mod tests;

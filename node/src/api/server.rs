@@ -23,7 +23,7 @@ use utoipa_axum::routes;
 use super::problem::ApiError;
 use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
-use super::{causes, choreographies, consumers, events, health, leftover, log, openapi, peers, publish, rules};
+use super::{causes, choreographies, consumers, events, health, leftover, log, openapi, peers, publish, rules, views};
 use crate::choreography::MAX_SCANS;
 use crate::consumers::Consumers;
 use crate::metrics::HttpMeters;
@@ -208,6 +208,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(shutdown))
         .routes(routes!(publish::publish))
         .routes(routes!(events::stream))
+        .routes(routes!(views::list_view))
+        .routes(routes!(views::view_value))
         .routes(routes!(consumers::list_consumers))
         .routes(routes!(consumers::put, consumers::get, consumers::remove))
         .routes(routes!(consumers::seek))

@@ -294,6 +294,18 @@ pub struct InstancesQuery {
     pub after: Option<String>,
 }
 
+/// Which keys of a view to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ViewPageQuery {
+    /// Only those that begin so.
+    pub prefix: String,
+    /// As many, at most 1,000.
+    pub limit: usize,
+    /// Those beyond this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
 /// How to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PublishOptions {

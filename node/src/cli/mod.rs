@@ -27,6 +27,7 @@ mod table;
 mod topics;
 mod up;
 pub(crate) mod values;
+mod view;
 mod wait;
 
 use std::ffi::OsString;
@@ -97,6 +98,7 @@ enum Command {
     Consumer(consumer::Args),
     Dlq(dlq::Args),
     On(on::Args),
+    View(view::Args),
     Choreography(choreography::Args),
     Instances(instances::Args),
     Trace(causes::TraceArgs),
@@ -122,6 +124,7 @@ impl Command {
             Self::Consumer(args) => consumer::run(context, args).await,
             Self::Dlq(args) => dlq::run(context, args).await,
             Self::On(args) => on::run(context, args).await,
+            Self::View(args) => view::run(context, args).await,
             Self::Choreography(args) => choreography::run(context, args).await,
             Self::Instances(args) => instances::run(context, args).await,
             Self::Trace(args) => causes::trace(context, args).await,

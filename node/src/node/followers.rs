@@ -3,6 +3,7 @@
 use super::Node;
 use crate::choreography::Observer;
 use crate::consumers::Consumers;
+use crate::views::Views;
 
 impl Node {
     /// The durable consumers of this node. They begin with the first call, which is to be on a tokio runtime, and end with the
@@ -15,5 +16,11 @@ impl Node {
     /// be on a tokio runtime, and ends with the node.
     pub fn observer(&self) -> Observer {
         self.0.observer.get_or_init(|| Observer::start(self)).clone()
+    }
+
+    /// The views of last values by key, of any topic. Each begins when it is first asked for.
+    #[must_use]
+    pub fn views(&self) -> Views {
+        Views::new(self.clone(), self.0.views.clone())
     }
 }

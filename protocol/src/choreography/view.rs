@@ -16,8 +16,6 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use bytes::Bytes;
-
 use super::frontier::Frontier;
 use super::rank::Rank;
 use crate::hlc::Hlc;
@@ -350,17 +348,6 @@ impl<S: Clone + Default, E> Lane<S, E> {
 
 fn after<E>(events: &BTreeMap<Rank, E>, from: Option<Rank>) -> impl Iterator<Item = (&Rank, &E)> {
     events.range((from.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
-}
-
-/// A view that keeps the last value of each key: the last writer wins, in total order.
-pub type KeyValue = View<Option<Bytes>, Bytes>;
-
-impl KeyValue {
-    /// An empty view of values. An event without data removes its key's value.
-    #[must_use]
-    pub fn key_value(bounds: Bounds, frontier: Frontier) -> Self {
-        Self::new(|value, _, data| *value = (!data.is_empty()).then(|| data.clone()), bounds, frontier)
-    }
 }
 
 #[cfg(test)]

@@ -79,16 +79,3 @@ fn keys_are_bounded_and_a_view_above_a_floor_is_partial() {
     view.miss(Hlc(7));
     assert_eq!(view.partial_above(), Some(Hlc(9)));
 }
-
-#[test]
-fn the_last_writer_wins_in_total_order() {
-    let mut view = KeyValue::key_value(Bounds::default(), Frontier::new([ME]));
-    let set = |stamp, value: &'static [u8]| {
-        let Input { rank, author, key, .. } = at(stamp, ' ');
-        Input { rank, author, key, event: Bytes::from_static(value) }
-    };
-    view.take([set(20, b"new"), set(10, b"old")]);
-    assert_eq!(view.tentative("k"), Some(&Some(Bytes::from_static(b"new"))));
-    view.take([set(30, b"")]);
-    assert_eq!(view.tentative("k"), Some(&None));
-}

@@ -1,0 +1,171 @@
+//! The view of one topic: where it has read the log up to, and the places of last events.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use roundelay_protocol::batch::VerifiedBatch;
+use roundelay_protocol::choreography::Rank;
+use roundelay_protocol::choreography::frontier::Frontier;
+use roundelay_protocol::choreography::key_value::{KeyValue, Write, name_of};
+use roundelay_protocol::choreography::view::{Bounds, Input};
+use roundelay_protocol::event::Item;
+use roundelay_protocol::ids::{Arrival, Author};
+use roundelay_protocol::topic::Topic;
+use serde_json::value::RawValue;
+
+use super::types::{ViewEntry, ViewInfo, ViewPage, ViewValue};
+use super::{MAX_VIEW_EVENTS, MAX_VIEW_KEY_BYTES, MAX_VIEW_KEYS, MAX_VIEW_LISTED, MAX_VIEW_PAGE_BYTES, ViewQuery};
+use crate::cloudevents::{Place, write_event};
+use crate::log::{LogError, LogReader};
+use crate::peer_id::text_of;
+
+/// For how long the log is read for one answer.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// Batches, and bytes of them, that one read of the log brings.
+const READ_BATCHES: usize = 256;
+const READ_BYTES: usize = 1024 * 1024;
+/// Events between two snapshots of a key.
+const SNAPSHOT_EVERY: usize = 64;
+
+/// Where an event is: the arrival number of its batch, and its place there.
+type At = (Arrival, usize);
+
+pub(super) struct TopicView {
+    topic: Topic,
+    values: KeyValue<At>,
+    after: Arrival,
+    /// The last sequence number that was read of each author's log.
+    seen: HashMap<Author, u64>,
+    is_partial: bool,
+    is_up_to_date: bool,
+    key_bytes: usize,
+    without_key: u64,
+    refused: u64,
+}
+
+impl TopicView {
+    pub(super) fn new(topic: Topic) -> Self {
+        let bounds = Bounds {
+            keys: MAX_VIEW_KEYS,
+            events: MAX_VIEW_EVENTS,
+            snapshot_every: SNAPSHOT_EVERY,
+            ..Bounds::default()
+        };
+        Self {
+            topic,
+            values: KeyValue::key_value(bounds, Frontier::default()),
+            after: Arrival(0),
+            seen: HashMap::new(),
+            is_partial: false,
+            is_up_to_date: false,
+            key_bytes: 0,
+            without_key: 0,
+            refused: 0,
+        }
+    }
+
+    /// Reads what is new, as far as there is time.
+    pub(super) fn catch_up(&mut self, log: &LogReader) -> Result<(), LogError> {
+        let until = Instant::now() + TIME_LIMIT;
+        // Before anything is read: what is pruned meanwhile was read, or is noticed the next time.
+        self.note_pruned(log)?;
+        loop {
+            let last = log.last_arrival();
+            let topic = self.topic.clone();
+            let scan = log.scan_topic(&|found| *found == topic, self.after, READ_BATCHES, READ_BYTES)?;
+            for (arrival, batch) in &scan.batches {
+                self.take(*arrival, batch);
+            }
+            self.after = scan.next;
+            self.is_up_to_date = self.after >= last;
+            if self.is_up_to_date || Instant::now() >= until {
+                return Ok(());
+            }
+        }
+    }
+
+    fn note_pruned(&mut self, log: &LogReader) -> Result<(), LogError> {
+        let logs = log.last_written(Arrival(0), Arrival(u64::MAX), &|topic| *topic == self.topic);
+        for (key, _) in logs {
+            let floor = log.record(&key)?.map_or(0, |record| record.floor);
+            self.is_partial |= floor > self.seen.get(&key.author).copied().unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, arrival: Arrival, batch: &VerifiedBatch) {
+        let header = batch.header();
+        let seen = self.seen.entry(header.author).or_default();
+        *seen = (*seen).max(header.last_seq());
+        let mut inputs = Vec::new();
+        for (index, (_, item)) in batch.items().enumerate() {
+            let Item::Event(event) = item else { continue };
+            let Some(key) = event.key.map(str::to_owned) else {
+                self.without_key += 1;
+                continue;
+            };
+            if self.values.tentative(&key).is_none() {
+                if self.key_bytes + key.len() > MAX_VIEW_KEY_BYTES {
+                    self.refused += 1;
+                    continue;
+                }
+                self.key_bytes += key.len();
+            }
+            let rank = Rank { stamp: event.hlc, batch: batch.hash(), index: index as u32 };
+            let value = (!event.data.is_empty()).then_some((arrival, index));
+            let write = Write { name: name_of(event.source, event.id), value };
+            inputs.push(Input { rank, author: header.author, key, event: write });
+        }
+        // What comes below all that can be rolled back was decided by what followed it: of last values nothing is stale.
+        self.refused += self.values.take(inputs).refused as u64;
+    }
+
+    fn with_value(&self) -> impl Iterator<Item = (&str, At)> {
+        self.values.entries().filter_map(|(key, slot)| Some((key, *slot.value()?)))
+    }
+
+    fn info(&self) -> ViewInfo {
+        ViewInfo {
+            topic: self.topic.to_string(),
+            is_subscribed: true,
+            is_partial: self.is_partial,
+            is_up_to_date: self.is_up_to_date,
+            keys: self.with_value().count(),
+            without_key: self.without_key,
+            refused: self.refused,
+        }
+    }
+
+    pub(super) fn page(&self, log: &LogReader, query: &ViewQuery) -> Result<ViewPage, LogError> {
+        let beyond = |key: &str| query.after.as_deref().is_none_or(|after| key > after);
+        let wanted = |key: &str| key.starts_with(&query.prefix) && beyond(key);
+        let mut wanted = self.with_value().filter(|(key, _)| wanted(key)).peekable();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        while entries.len() < query.limit.min(MAX_VIEW_LISTED) && bytes < MAX_VIEW_PAGE_BYTES {
+            let Some((key, at)) = wanted.next() else { break };
+            let event = read(log, at)?;
+            bytes += key.len() + event.as_ref().map_or(0, |event| event.get().len());
+            entries.push(ViewEntry { key: key.to_owned(), event });
+        }
+        let next = wanted.peek().and(entries.last()).map(|last| last.key.clone());
+        Ok(ViewPage { info: self.info(), entries, next })
+    }
+
+    pub(super) fn value(&self, log: &LogReader, key: &str) -> Result<ViewValue, LogError> {
+        let at = self.values.tentative(key).and_then(|slot| slot.value().copied());
+        let event = at.map_or(Ok(None), |at| read(log, at))?;
+        Ok(ViewValue { info: self.info(), key: key.to_owned(), is_pruned: at.is_some() && event.is_none(), event })
+    }
+}
+
+/// The event at a place, as a CloudEvent. None when it was pruned.
+fn read(log: &LogReader, (arrival, index): At) -> Result<Option<Box<RawValue>>, LogError> {
+    let Some(batch) = log.batch(arrival)? else { return Ok(None) };
+    let found = batch.items().nth(index);
+    let Some((seq, Item::Event(event))) = found else { return Ok(None) };
+    let author = text_of(&batch.header().author);
+    let place = Place { topic: batch.header().topic.as_str(), author: &author, seq, arrival };
+    let mut json = Vec::new();
+    write_event(&mut json, &event, &place);
+    Ok(String::from_utf8(json).ok().and_then(|json| RawValue::from_string(json).ok()))
+}
