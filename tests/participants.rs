@@ -12,7 +12,8 @@ use roundelay::participant::{PlayOptions, Playing};
 use roundelay_protocol::choreography::declaration::End;
 use roundelay_protocol::choreography::participant::{Call, Emission, Failure};
 use roundelay_protocol::choreography::{Draft, Participant};
-use roundelay_protocol::event::Item;
+use roundelay_protocol::event::{Event, Item};
+use roundelay_protocol::topic::Topic;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const NAME: &str = "greeting";
@@ -191,5 +192,70 @@ async fn what_fails_is_tried_again_and_at_last_told_to_everybody() {
     is_open.store(true, Ordering::Relaxed);
     host.stop().await;
     guest.stop().await;
+    mesh.shutdown().await;
+}
+
+/// A step of the guest, as a service without a participant publishes it.
+async fn publish_step(node: &Node, kind: &str, correlation: &str) {
+    let event = Event {
+        kind: kind.to_owned(),
+        id: format!("{kind}-{correlation}"),
+        source: "/guest".to_owned(),
+        key: Some(correlation.to_owned()),
+        correlation: Some(correlation.to_owned()),
+        ..Event::default()
+    };
+    let topic = Topic::new("meetings").expect("a topic");
+    node.publish(topic, vec![event.encode().expect("an event")], 0).await.expect("published");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_passed_over_and_is_a_step_by_what_comes_late_is_answered_also_after_a_restart() {
+    let mesh = LocalMesh::start(LocalMeshOptions::new(["n0", "n1", "n2"])).await.expect("a mesh");
+    let mut draft = Draft::new("meeting", "new").role("guest", &["answered"]).role("host", &["came", "spoke"]);
+    for (kind, by) in [("came", "guest"), ("spoke", "guest"), ("left", "guest"), ("answered", "host"), ("late", "host")]
+    {
+        draft = draft.event(kind, by).topic(kind, "meetings");
+    }
+    draft = draft.on("new", "came", "here").on("here", "spoke", "asking").on("asking", "answered", "done");
+    draft = draft.deadline("here", "1h", "left", "over").deadline("asking", "1h", "late", "over");
+    let draft = draft.end("done", End::Success).end("over", End::Failure);
+    publish(&mesh[0], &draft, true).await.expect("a declaration");
+    eventually("all know it", || (0..3).all(|nth| mesh[nth].observer().declared("meeting").is_ok())).await;
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let host = || {
+        let heard = heard.clone();
+        Participant::new("meeting", "host").on("spoke", move |call: Call| {
+            heard.lock().unwrap_or_else(PoisonError::into_inner).push(call.event.correlation.clone());
+            std::future::ready(Ok(vec![Emission::new("answered")]))
+        })
+    };
+    let state = |nth: usize| {
+        let judged = mesh[nth].observer().instance("meeting", "m-1");
+        judged.map(|judged| judged.instance.state).unwrap_or_default()
+    };
+    let playing = Playing::start(&mesh[1], host(), quick()).await.expect("a host");
+
+    // Who came is on a node that nobody reaches. What was spoken seems to come out of nowhere.
+    mesh[0].set_offline(true).await;
+    publish_step(&mesh[0], "came", "m-1").await;
+    publish_step(&mesh[2], "spoke", "m-1").await;
+    eventually("it is here", || state(1) == "new").await;
+    let consumer = playing.consumer().expect("a consumer").to_owned();
+    let begun = Instant::now();
+    while mesh[1].consumers().get(consumer.clone()).await.expect("a consumer").lag.events > 0 {
+        assert!(begun.elapsed() < LIMIT, "it is not passed over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    playing.stop().await;
+    let playing = Playing::start(&mesh[1], host(), quick()).await.expect("a host again");
+    assert_eq!(heard.lock().unwrap_or_else(PoisonError::into_inner).len(), 0);
+
+    mesh[0].set_offline(false).await;
+    eventually("the meeting has ended", || (0..3).all(|nth| state(nth) == "done")).await;
+    assert_eq!(*heard.lock().unwrap_or_else(PoisonError::into_inner), ["m-1"]);
+    // Nothing is remembered of what has ended.
+    eventually("it is forgotten", || mesh[1].log().marks(b"passed/").expect("marks").is_empty()).await;
+    playing.stop().await;
     mesh.shutdown().await;
 }

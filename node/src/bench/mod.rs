@@ -4,10 +4,12 @@
 //! - [`deliver`] is several nodes, from the publisher's call to the reader at the last node
 //! - [`http`] is one node and clients of its API
 //! - [`reconcile`] is two nodes that meet again
+//! - [`choreography`] is one node that judges instances and plays a role
 //! - `load` makes events, publishes them and reads them; all three use it
 //! - `machine` says what the process has used, and what it runs on
 //! - [`Report`] is what each returns
 
+pub mod choreography;
 pub mod deliver;
 pub mod http;
 mod load;
@@ -66,6 +68,9 @@ pub enum BenchError {
     /// A client of the API got no answer, or a refusal.
     #[error("the API did not answer as it should: {0}")]
     Http(String),
+    /// A choreography could not be declared or played.
+    #[error("the choreography cannot be played: {0}")]
+    Choreography(String),
     /// What should happen did not, so there is nothing to measure.
     #[error("{what} did not happen within {limit_s} s: this is a defect, or the machine is overloaded")]
     Stalled {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::bench::choreography::{self, ChoreographyOptions};
 use crate::bench::deliver::{self, DeliverOptions};
 use crate::bench::http::{self, HttpOptions};
 use crate::bench::publish::{self, PublishOptions};
@@ -24,6 +25,7 @@ Examples:
   roundelay bench http-publish              events a second over the API
   roundelay bench http-replay               events a second that a replay gives
   roundelay bench http-follow               how much later a follower has an event
+  roundelay bench choreography              events judged, and handled by a role
   roundelay bench reconcile                 what it takes to catch up, and to stay in sync";
 
 /// Measure publishing, delivery and reconciliation on this machine.
@@ -104,6 +106,19 @@ enum What {
         /// Events a second
         #[arg(long, default_value_t = 200.0, value_parser = values::rate)]
         rate: f64,
+    },
+    /// Events that are judged, and that the handler of a role gets through
+    #[command(after_help = EXAMPLES)]
+    Choreography {
+        /// Events to handle, each of an instance of its own
+        #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+        count: u64,
+        /// Events to judge in memory
+        #[arg(long, default_value_t = 65_533, value_parser = clap::value_parser!(u64).range(9..=1_000_000))]
+        judged: u64,
+        /// Where to make the node's home, to measure that disk [default: the system's temporary folder]
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
     },
     /// What it takes to agree: after an absence, after few changes, in sync, idle
     #[command(after_help = EXAMPLES)]
@@ -209,6 +224,9 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
             What::HttpFollow { common, seconds, rate } => {
                 Ok(http::follow(&HttpOptions { size: common.size, dir: common.dir }, seconds, rate, &bar).await?)
             }
+            What::Choreography { count, judged, dir } => {
+                Ok(choreography::run(&ChoreographyOptions { count, judged, dir }, &bar).await?)
+            }
             What::Reconcile { common, part, missed, logs, changed, quiet_for } => {
                 let all = [Part::Missed, Part::Changed, Part::InSync, Part::Idle];
                 let options = ReconcileOptions {
@@ -273,6 +291,7 @@ mod tests {
             &["roundelay", "bench", "http-publish", "--batch", "10", "--in-flight", "2", "--count", "100"],
             &["roundelay", "bench", "http-replay", "--count", "1000", "--size", "64"],
             &["roundelay", "bench", "http-follow", "--rate", "10", "--seconds", "1"],
+            &["roundelay", "bench", "choreography", "--count", "100"],
             &["roundelay", "bench", "reconcile", "--part", "idle", "--quiet-for", "5", "-q"],
         ] {
             if let Err(error) = Cli::try_parse_from(args) {

@@ -25,15 +25,17 @@ use parking_lot::Mutex;
 use passed::Passed;
 use roundelay_protocol::choreography::Participant;
 use roundelay_protocol::choreography::conformance::Superseded;
-use roundelay_protocol::choreography::participant::{CastError, Emission, Planned, Refused};
+use roundelay_protocol::choreography::participant::{CastError, Emission, Planned, Received, Refused};
 use roundelay_protocol::event::EventError;
 use roundelay_protocol::ids::Arrival;
+use roundelay_protocol::write_set::Mark;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::choreography::{LookupError, Observer, ObserverError};
 use crate::consumers::{ConsumerConfig, Consumers, ConsumersError};
+use crate::log::LogError;
 use crate::node::{CallError, Node, Transaction};
 
 /// Events that a participant is at, at once.
@@ -94,6 +96,9 @@ pub enum PlayError {
     /// The node refuses, or has stopped.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 /// Why an event was not emitted. Nothing was.
@@ -162,6 +167,7 @@ impl Playing {
         }
         let consumers = node.consumers();
         let consumer = enlist(node, &observer, &consumers, &participant, &options).await?;
+        let passed = Passed::load(&node.log(), consumer.as_deref().unwrap_or_default())?;
         let (notices, _) = broadcast::channel(MAX_NOTICES);
         let stage = Arc::new(Stage {
             participant,
@@ -171,7 +177,7 @@ impl Playing {
             consumers,
             consumer,
             notices,
-            passed: Mutex::default(),
+            passed: Mutex::new(passed),
             published: AtomicU64::new(0),
         });
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
@@ -235,6 +241,19 @@ impl Drop for Playing {
 }
 
 impl Stage {
+    /// Remembers an event that was passed over. It may count as done then.
+    async fn pass_over(&self, event: &Received, arrival: Arrival) -> Result<(), CallError> {
+        let marks = self.passed.lock().add(event, arrival);
+        self.mark(marks).await
+    }
+
+    async fn mark(&self, marks: Vec<Mark>) -> Result<(), CallError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        self.node.transact(Transaction { marks, ..Transaction::default() }).await.map(drop)
+    }
+
     /// Publishes events in one write. Whether they were published before does not matter: their ids tell.
     async fn publish(&self, planned: Vec<Planned>) -> Result<(), EmitError> {
         let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();

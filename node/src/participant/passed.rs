@@ -1,84 +1,159 @@
-//! Events that were passed over, and may become steps when an event arrives late.
+//! Events that were passed over, and may become steps when an event arrives late. Their places are kept as marks of the store, so
+//! that they survive a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roundelay_protocol::choreography::participant::Received;
+use roundelay_protocol::event::{EventView, Item};
+use roundelay_protocol::ids::Arrival;
+use roundelay_protocol::topic::Topic;
+use roundelay_protocol::write_set::Mark;
+use serde::{Deserialize, Serialize};
 
-/// Events that are remembered, and their bytes. Of more, those of some instances are forgotten: the deadlines of their waits
-/// end them.
+use crate::log::{LogError, LogReader};
+
+/// Events that are remembered. Of more, those of some instances are forgotten: the deadlines of their waits end them.
 const MAX_PASSED: usize = 65_536;
-const MAX_PASSED_BYTES: usize = 16 * 1024 * 1024;
-/// What an event takes besides its data, roughly.
-const OVERHEAD_BYTES: usize = 512;
+/// Marks: `passed/CONSUMER/HASH`, the hash of source and id in hexadecimal; the value is a [`Place`] in JSON.
+const PREFIX: &str = "passed/";
 
-/// Events by instance.
-#[derive(Default)]
-pub(super) struct Passed {
-    events: BTreeMap<String, Vec<Received>>,
-    count: usize,
-    bytes: usize,
+/// Where an event is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Place {
+    correlation: String,
+    source: String,
+    id: String,
+    arrival: u64,
 }
 
-fn weigh(event: &Received) -> usize {
-    OVERHEAD_BYTES + event.data.len()
+/// Events by instance.
+pub(super) struct Passed {
+    prefix: String,
+    events: BTreeMap<String, BTreeSet<Place>>,
+    count: usize,
 }
 
 impl Passed {
-    pub(super) fn add(&mut self, event: Received) {
-        self.count += 1;
-        self.bytes += weigh(&event);
-        self.events.entry(event.correlation.clone()).or_default().push(event);
-        while self.count > MAX_PASSED || self.bytes > MAX_PASSED_BYTES {
-            let Some((_, events)) = self.events.pop_first() else { return };
-            self.left(&events);
+    /// Those that a consumer has in the store.
+    pub(super) fn load(log: &LogReader, consumer: &str) -> Result<Self, LogError> {
+        let prefix = format!("{PREFIX}{consumer}/");
+        let marks = log.marks(prefix.as_bytes())?;
+        let mut passed = Self { prefix, events: BTreeMap::new(), count: 0 };
+        for place in marks.iter().filter_map(|(_, value)| serde_json::from_slice::<Place>(value).ok()) {
+            passed.insert(place);
         }
+        Ok(passed)
+    }
+
+    fn insert(&mut self, place: Place) {
+        let places = self.events.entry(place.correlation.clone()).or_default();
+        self.count += usize::from(places.insert(place));
+    }
+
+    /// Remembers an event. What is given is to be written before the event counts as done.
+    pub(super) fn add(&mut self, event: &Received, arrival: Arrival) -> Vec<Mark> {
+        let place = Place {
+            correlation: event.correlation.clone(),
+            source: event.source.clone(),
+            id: event.id.clone(),
+            arrival: arrival.0,
+        };
+        let mut marks = vec![(self.mark(&place), serde_json::to_vec(&place).ok())];
+        self.insert(place);
+        while self.count > MAX_PASSED {
+            let Some(correlation) = self.events.keys().find(|key| **key != event.correlation).cloned() else { break };
+            marks.extend(self.forget(&correlation));
+        }
+        marks
     }
 
     pub(super) fn has(&self, correlation: &str) -> bool {
         self.events.contains_key(correlation)
     }
 
-    pub(super) fn find(&self, correlation: &str, source: &str, id: &str) -> Option<Received> {
-        self.events.get(correlation)?.iter().find(|event| event.source == source && event.id == id).cloned()
+    /// Where an event that was passed over is.
+    pub(super) fn find(&self, correlation: &str, source: &str, id: &str) -> Option<Arrival> {
+        let places = self.events.get(correlation)?;
+        places.iter().find(|place| place.source == source && place.id == id).map(|place| Arrival(place.arrival))
     }
 
-    pub(super) fn forget(&mut self, correlation: &str) {
-        let events = self.events.remove(correlation).unwrap_or_default();
-        self.left(&events);
+    /// Forgets the events of an instance. What is given is to be written some time.
+    pub(super) fn forget(&mut self, correlation: &str) -> Vec<Mark> {
+        let places = self.events.remove(correlation).unwrap_or_default();
+        self.count -= places.len();
+        places.iter().map(|place| (self.mark(place), None)).collect()
     }
 
-    fn left(&mut self, events: &[Received]) {
-        self.count -= events.len();
-        self.bytes -= events.iter().map(weigh).sum::<usize>();
+    fn mark(&self, place: &Place) -> Vec<u8> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(place.source.len() as u64).to_le_bytes());
+        hasher.update(place.source.as_bytes()).update(place.id.as_bytes());
+        format!("{}{}", self.prefix, &hasher.finalize().to_hex()[..32]).into_bytes()
     }
+}
+
+/// The event with a source and id in the batch of this arrival number. None when it was pruned.
+pub(super) fn read(log: &LogReader, arrival: Arrival, source: &str, id: &str) -> Result<Option<Received>, LogError> {
+    let Some(batch) = log.batch(arrival)? else { return Ok(None) };
+    let received = |item: Item<'_>| match item {
+        Item::Event(event) if event.source == source && event.id == id => receive(&batch.header().topic, &event),
+        _ => None,
+    };
+    Ok(batch.items().find_map(|(_, item)| received(item)))
+}
+
+fn receive(topic: &Topic, event: &EventView<'_>) -> Option<Received> {
+    Some(Received {
+        topic: topic.clone(),
+        source: event.source.to_owned(),
+        id: event.id.to_owned(),
+        kind: event.kind.to_owned(),
+        subject: event.subject.map(str::to_owned),
+        content_type: event.content_type.map(str::to_owned),
+        correlation: event.correlation?.to_owned(),
+        at_ms: event.hlc.as_ms(),
+        data: bytes::Bytes::copy_from_slice(event.data),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use roundelay_protocol::topic::Topic;
-
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_bounded_by_bytes_and_found_by_its_name() {
-        let event = |correlation: usize, bytes: usize| Received {
+    fn what_is_remembered_is_bounded_and_found_by_its_name() {
+        let event = |correlation: usize| Received {
             topic: Topic::new("t").unwrap(),
             source: "/s".to_owned(),
             id: format!("e{correlation}"),
             kind: "k".to_owned(),
             subject: None,
             content_type: None,
-            correlation: format!("{correlation:03}"),
+            correlation: format!("{correlation:06}"),
             at_ms: 0,
-            data: Bytes::from(vec![0; bytes]),
+            data: bytes::Bytes::new(),
         };
-        let mut passed = Passed::default();
-        (0..40).for_each(|nth| passed.add(event(nth, 1 << 20)));
-        assert!(passed.bytes <= MAX_PASSED_BYTES && passed.count == 15);
-        assert!(passed.find("039", "/s", "e39").is_some() && passed.find("039", "/s", "e38").is_none());
-        assert!(!passed.has("000"));
-        (0..40).for_each(|nth| passed.forget(&format!("{nth:03}")));
-        assert_eq!((passed.count, passed.bytes), (0, 0));
+        let mut passed = Passed { prefix: "passed/c/".to_owned(), events: BTreeMap::new(), count: 0 };
+        let mut marks = BTreeSet::new();
+        for nth in 0..MAX_PASSED + 10 {
+            for (mark, value) in passed.add(&event(nth), Arrival(nth as u64)) {
+                match value {
+                    Some(_) => assert!(marks.insert(mark)),
+                    None => assert!(marks.remove(&mark)),
+                }
+            }
+        }
+        assert_eq!((passed.count, marks.len()), (MAX_PASSED, MAX_PASSED));
+        assert_eq!(passed.find("000010", "/s", "e10"), Some(Arrival(10)));
+        assert!(!passed.has("000009") && passed.find("000010", "/s", "e11").is_none());
+        // Delivered again, it is the same.
+        assert_eq!(passed.add(&event(10), Arrival(10)).len(), 1);
+        assert_eq!(passed.count, MAX_PASSED);
+        for nth in 0..MAX_PASSED + 10 {
+            for (mark, _) in passed.forget(&format!("{nth:06}")) {
+                marks.remove(&mark);
+            }
+        }
+        assert_eq!((passed.count, marks.len()), (0, 0));
     }
 }

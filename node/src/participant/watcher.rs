@@ -10,7 +10,7 @@ use roundelay_protocol::choreography::participant::{Planned, Reason, Received};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{Notice, Stage, incoming, wall_ms, worker};
+use super::{Notice, Stage, incoming, passed, wall_ms, worker};
 use crate::choreography::Change;
 
 /// How often it looks.
@@ -193,6 +193,16 @@ async fn undo_owed(stage: &Stage, correlation: &str) -> bool {
     is_settled
 }
 
+/// An event that was passed over, unless it was pruned since.
+fn find_passed(stage: &Stage, correlation: &str, source: &str, id: &str) -> Option<Received> {
+    let arrival = stage.passed.lock().find(correlation, source, id)?;
+    let found = passed::read(&stage.node.log(), arrival, source, id);
+    found.unwrap_or_else(|error| {
+        tracing::warn!(%error, correlation, "an event that was passed over cannot be read");
+        None
+    })
+}
+
 /// Answers an event that was passed over and is a step by now. False: that is to be tried again.
 async fn resume_stalled(stage: &Stage, correlation: &str) -> bool {
     let participant = &stage.participant;
@@ -206,11 +216,13 @@ async fn resume_stalled(stage: &Stage, correlation: &str) -> bool {
     });
     let (has_ended, stalled) = stalled.unwrap_or((true, None));
     if has_ended {
-        stage.passed.lock().forget(correlation);
-        return true;
+        // What is not forgotten now is found again at the next start.
+        let marks = stage.passed.lock().forget(correlation);
+        return stage.mark(marks).await.is_ok();
     }
-    let event = stalled.and_then(|(source, id)| stage.passed.lock().find(correlation, &source, &id));
-    let Some(event) = event else { return true };
+    let Some(event) = stalled.and_then(|(source, id)| find_passed(stage, correlation, &source, &id)) else {
+        return true;
+    };
     match worker::respond(stage, event, Reason::Step, 1).await {
         Ok(planned) => stage.publish(planned).await.is_ok(),
         Err(failure) => {

@@ -96,8 +96,8 @@ async fn handle(stage: Arc<Stage>, incoming: Incoming) -> Done {
         // It had ended, and whoever played this role before has seen to it.
         Course::Unknown if stage.observer.has_forgotten(name, &event.correlation) => Ok(Vec::new()),
         Course::PassOver => {
-            stage.passed.lock().add(event);
-            Ok(Vec::new())
+            let kept = stage.pass_over(&event, arrival).await;
+            kept.map(|()| Vec::new()).map_err(|error| Failure::transient(error.to_string()))
         }
         Course::Unknown => Err(Failure::transient("its instance is not judged here: there are too many")),
     };
