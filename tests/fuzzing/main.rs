@@ -125,4 +125,4 @@ macro_rules! sound {
     };
 }
 
-sound!(batch events files frame records replica store topics values);
+sound!(batch choreographies events files frame records replica store topics values);

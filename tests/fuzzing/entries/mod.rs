@@ -2,6 +2,7 @@
 //! ordinary tests call the same functions.
 
 mod batch;
+mod choreographies;
 mod events;
 mod files;
 mod frame;
@@ -14,6 +15,7 @@ mod topics;
 mod values;
 
 pub use batch::batch;
+pub use choreographies::choreographies;
 pub use events::events;
 pub use files::files;
 pub use frame::frame;
@@ -27,8 +29,9 @@ pub use values::values;
 pub type Entry = fn(&[u8]);
 
 /// All entries, by the names of their fuzz targets and of the folders with their seeds.
-pub const ENTRIES: [(&str, Entry); 9] = [
+pub const ENTRIES: [(&str, Entry); 10] = [
     ("batch", batch),
+    ("choreographies", choreographies),
     ("events", events),
     ("files", files),
     ("frame", frame),
