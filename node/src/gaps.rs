@@ -14,6 +14,8 @@ use crate::log::{LogError, LogReader};
 use crate::peer_id::text_of;
 use crate::subscription::Delivery;
 
+/// Logs of which a reading saw nothing that are looked at when it stops before the store does.
+const MAX_UNSEEN: usize = 1_024;
 /// Logs that a reader keeps apart. Beyond it all are forgotten, and looked at as if they were new.
 const MAX_LOGS: usize = 65_536;
 
@@ -61,6 +63,13 @@ impl Gap {
     #[must_use]
     pub fn of_store(reason: Reason, detail: String) -> Self {
         Self { reason, detail, topic: None, author: None, from_seq: None, to_seq: None, certain: true }
+    }
+
+    /// Of several logs.
+    fn of_logs() -> Self {
+        let detail =
+            "events of several authors or topics were removed here, some of them perhaps before they were read";
+        Self { certain: false, ..Self::of_store(Reason::Pruned, detail.into()) }
     }
 
     fn of_log(reason: Reason, log: &LogKey, from: Option<u64>, to: u64) -> Self {
@@ -146,7 +155,10 @@ impl Continuity {
         for (log, last) in self.log.last_written(after, upto, wanted) {
             let seen = self.seen.get(&log).copied();
             let is_missed = seen.map_or(self.since.is_some_and(|since| last > since), |seen| seen.arrival < last);
-            let Some(record) = self.log.record(&log)?.filter(|_| is_missed) else { continue };
+            if !is_missed {
+                continue;
+            }
+            let Some(record) = self.log.record(&log)? else { continue };
             let to = record.last_seq();
             if seen.is_none_or(|seen| seen.seq < to) {
                 gaps.push(Gap::of_log(Reason::Pruned, &log, seen.map(|seen| seen.seq + 1), to));
@@ -157,24 +169,52 @@ impl Continuity {
     }
 
     /// What may be missing behind the end of a reading that stops before the store does: of logs that go on beyond
-    /// `upto`, what was removed between what was seen and what comes next. Where exactly it had arrived is not known any more.
+    /// `upto`, what was removed between what was seen and what comes next. Where exactly it had arrived is not known any
+    /// more. Of logs of which nothing was seen one gap tells, unless it is one log.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn at_end(&mut self, upto: Arrival, wanted: &dyn Fn(&Topic) -> bool) -> Result<Vec<Gap>, LogError> {
-        let mut gaps = Vec::new();
+        let pruned = self.log.last_pruned(upto)?;
+        let (mut gaps, mut unseen, mut looked, mut more) = (Vec::new(), Vec::new(), 0, false);
         for (log, _) in self.log.last_written(upto, Arrival(u64::MAX), wanted) {
-            let Some(seen) = self.seen.get(&log).copied() else { continue };
-            let next = self.log.range(&log, seen.seq, u64::MAX, 1)?;
-            let Some(first) = next.first().map(|batch| batch.header().first_seq) else { continue };
-            if first > seen.seq + 1 && self.log.has_pruned(seen.arrival, Arrival(upto.0 + 1))? {
-                let gaps_of_log = self.explain(&log, seen.seq + 1, first - 1)?;
-                let pruned = gaps_of_log.into_iter().filter(|gap| gap.reason == Reason::Pruned);
-                gaps.extend(pruned.map(|gap| Gap { certain: false, ..gap }));
-                self.seen.insert(log, Seen { seq: first - 1, arrival: upto });
+            match self.seen.get(&log).copied() {
+                Some(seen) if seen.arrival < pruned => gaps.extend(self.behind(&log, seen, upto)?),
+                Some(_) => {}
+                None if unseen.len() > 1 || self.since.is_none_or(|since| pruned <= since) => {}
+                None if looked >= MAX_UNSEEN => more = true,
+                None => {
+                    looked += 1;
+                    unseen.extend(self.behind_nothing(&log, upto)?);
+                }
             }
         }
+        gaps.extend(if more || unseen.len() > 1 { vec![Gap::of_logs()] } else { unseen });
         Ok(gaps)
+    }
+
+    /// What was removed of a log behind what was seen of it, as far as it may have arrived up to a number.
+    fn behind(&mut self, log: &LogKey, seen: Seen, upto: Arrival) -> Result<Vec<Gap>, LogError> {
+        let next = self.log.range(log, seen.seq, u64::MAX, 1)?;
+        let Some(first) = next.first().map(|batch| batch.header().first_seq) else { return Ok(Vec::new()) };
+        if first <= seen.seq + 1 {
+            return Ok(Vec::new());
+        }
+        let gaps = self.explain(log, seen.seq + 1, first - 1)?;
+        self.seen.insert(log.clone(), Seen { seq: first - 1, arrival: upto });
+        let pruned = gaps.into_iter().filter(|gap| gap.reason == Reason::Pruned);
+        Ok(pruned.map(|gap| Gap { certain: false, ..gap }).collect())
+    }
+
+    /// The same of a log of which nothing was seen.
+    fn behind_nothing(&self, log: &LogKey, upto: Arrival) -> Result<Option<Gap>, LogError> {
+        let Some(record) = self.log.record(log)?.filter(|record| record.floor > 0) else { return Ok(None) };
+        let Some(before) = self.log.first_beyond(log, upto)?.map(|first| first - 1).filter(|seq| *seq > 0) else {
+            return Ok(None);
+        };
+        let is_hole = record.holes.iter().any(|hole| (hole.from..=hole.to).contains(&before));
+        let is_here = !self.log.range(log, before - 1, before, 1)?.is_empty();
+        Ok((!is_hole && !is_here).then(|| Gap::of_log(Reason::Pruned, log, None, before)))
     }
 
     fn explain(&self, log: &LogKey, from: u64, to: u64) -> Result<Vec<Gap>, LogError> {

@@ -109,3 +109,30 @@ fn a_reader_that_comes_back_is_told_what_it_may_have_missed_and_others_are_not()
         assert_eq!(reader.gaps(), [], "{since:?}");
     }
 }
+
+#[test]
+fn the_first_batch_of_a_log_beyond_an_arrival_number_is_found() {
+    let (mut reader, mut line, mut other) = (Reader::new(None), Line::new(1, "a"), Line::new(1, "b"));
+    let mut arrived = Vec::new();
+    for (arrival, count) in (1..).zip([2, 0, 1, 5, 0, 0, 3, 1, 1, 4, 0, 2]) {
+        let from = if count == 0 { &mut other } else { &mut line };
+        let batch = from.seal_next(count.max(1), 10);
+        if count > 0 {
+            arrived.push((arrival, batch.header().first_seq, batch.header().count));
+        }
+        let record = from.record.clone();
+        reader.write(vec![batch], &record, &[]);
+    }
+    for gone in 0..4 {
+        if gone > 0 {
+            let (arrival, first, count) = arrived.remove(0);
+            let record = LogRecord { floor: first + count - 1, ..line.record.clone() };
+            reader.write(Vec::new(), &record, &[arrival]);
+        }
+        for after in 0..13 {
+            let expected = arrived.iter().find(|(arrival, ..)| *arrival > after).map(|(_, first, _)| *first);
+            let found = reader.store.reader().first_beyond(&line.record.key, Arrival(after)).unwrap();
+            assert_eq!(found, expected, "after {after}, without the first {gone}");
+        }
+    }
+}

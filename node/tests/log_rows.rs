@@ -24,6 +24,11 @@ fn rows(reader: &LogReader) -> Vec<u64> {
     (1..=reader.last_arrival().0).filter(|arrival| reader.chain_at(Arrival(*arrival)).unwrap().is_some()).collect()
 }
 
+/// The last arrival number up to one that is not among those stored.
+fn last_gone(stored: &[u64], upto: u64) -> Arrival {
+    Arrival((1..=upto).rev().find(|arrival| !stored.contains(arrival)).unwrap_or(0))
+}
+
 #[test]
 fn rows_between_batches_that_stay_go_and_nothing_takes_that_for_damage() {
     let folder = tempfile::tempdir().unwrap();
@@ -44,7 +49,12 @@ fn rows_between_batches_that_stay_go_and_nothing_takes_that_for_damage() {
         store.sync().unwrap();
         let reader = store.reader();
         assert!(rows(&reader).len() as u64 <= 1 + KEPT_ROWS + 2, "{:?}", rows(&reader));
-        assert_eq!(stored(&reader).len(), 3);
+        let stored = stored(&reader);
+        assert_eq!(stored.len(), 3);
+        for upto in 0..=store.last_arrival().0 {
+            let last = reader.last_pruned(Arrival(upto)).unwrap();
+            assert_eq!(last, last_gone(&stored, upto), "up to {upto}: {stored:?}");
+        }
     }
     let last = store.last_arrival().0;
     let expected = stored(&store.reader());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Chunks, DEADLINE, Http, Mesh};
+use crate::harness::{Chunks, DEADLINE, Http, Mesh, eventually, exit};
 
 /// How long a stream may be quiet before a test takes it to be so.
 const QUIET: Duration = Duration::from_millis(700);
@@ -294,4 +294,33 @@ fn order_of_time_is_the_same_on_every_node() {
     let lines = all[0].get("/v1/events?topic=a&order=time").expect(200).lines();
     let stamps: Vec<u64> = lines.iter().map(|line| line["rdlhlc"].as_str().unwrap().parse().unwrap()).collect();
     assert!(stamps.is_sorted(), "{stamps:?}");
+}
+
+#[test]
+fn who_reads_in_pages_is_told_of_what_was_removed_between_them() {
+    let mesh = Mesh::star(2);
+    mesh.connected(mesh.all());
+    let http = mesh[0].http();
+    for nth in 1..=6 {
+        for topic in ["quiet", "busy"] {
+            publish(&http, topic, json!([event(&format!("{topic}-{nth}"), json!({}))]));
+        }
+    }
+    publish(&http, "quiet", json!([event("quiet-7", json!({}))]));
+    let page = |from: &str| http.get(&format!("/v1/events?topic=quiet,busy&limit=1&from={from}")).expect(200).lines();
+    let mut lines = page("start");
+    mesh[0].cli(&["topics", "set", "quiet", "--max-events", "1"]).expect(exit::OK);
+    eventually("the topic is small", || mesh[0].count("quiet") == 1);
+    let (mut events, mut gaps) = (Vec::new(), Vec::new());
+    while let Some(event) = lines.iter().find(|line| line["gap"].is_null()) {
+        events.push(event["id"].as_str().expect("an id").to_owned());
+        let from = format!("arrival:{}", event["rdlarrival"].as_str().expect("an arrival number"));
+        gaps.extend(lines.iter().filter(|line| line["gap"].is_object()).map(|line| line["gap"].clone()));
+        lines = page(&from);
+    }
+    assert_eq!(events, ["quiet-1", "busy-1", "busy-2", "busy-3", "busy-4", "busy-5", "busy-6", "quiet-7"]);
+    assert!(!gaps.is_empty());
+    for gap in gaps {
+        assert_eq!((&gap["reason"], &gap["topic"], &gap["to_seq"]), (&json!("pruned"), &json!("quiet"), &json!(6)));
+    }
 }

@@ -179,7 +179,7 @@ impl Replay {
     fn open(&mut self, out: &mut Vec<u8>, arrival: Arrival) -> Result<(), Broken> {
         let Some(batch) = self.log.batch(arrival)? else {
             let detail = format!("batch {} was removed here while the replay was under way", arrival.0);
-            self.pen.write_gap(out, &Gap::of_store(Reason::Pruned, detail), arrival);
+            self.pen.write_gap(out, &Gap::of_store(Reason::Pruned, detail), Some(arrival));
             return Ok(());
         };
         let delivery = Delivery { arrival, batch, skip: 0 };

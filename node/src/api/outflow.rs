@@ -111,14 +111,15 @@ impl Pen {
         out.extend_from_slice(if self.form == Form::ServerSent { b"\n\n" } else { b"\n" });
     }
 
-    /// Writes a gap, after which a reader that comes again goes on from an arrival number.
-    pub(super) fn write_gap(&self, out: &mut Vec<u8>, gap: &Gap, after: Arrival) {
+    /// Writes a gap, after which a reader that comes again goes on from an arrival number; without one, from where it would
+    /// have gone on before.
+    pub(super) fn write_gap(&self, out: &mut Vec<u8>, gap: &Gap, after: Option<Arrival>) {
         let json = serde_json::to_string(gap).unwrap_or_default();
-        let cursor = Cursor::after(self.epoch, after);
+        let id = after.map(|after| format!("id: {}\n", Cursor::after(self.epoch, after))).unwrap_or_default();
         let _ = match self.form {
             Form::Lines { with_gaps: false } => Ok(()),
             Form::Lines { .. } => writeln!(out, "{{\"gap\":{json}}}"),
-            Form::ServerSent => write!(out, "id: {cursor}\nevent: gap\ndata: {json}\n\n"),
+            Form::ServerSent => write!(out, "{id}event: gap\ndata: {json}\n\n"),
         };
     }
 
@@ -140,6 +141,8 @@ enum Step {
     Batch(Delivery),
     /// With the arrival number up to which the reader has everything else.
     Gap(Gap, Arrival),
+    /// All between two arrival numbers was written.
+    Passed(Arrival, Arrival),
 }
 
 pub(super) struct Outflow {
@@ -220,7 +223,14 @@ impl Outflow {
             return Ok(Some(format!("retry: {RETRY_MS}\n\n").into()));
         }
         while !self.pen.is_done() {
-            let chunk = self.write_chunk();
+            let chunk = match self.write_chunk() {
+                // What was not written comes when the reader comes again, so nothing may be said here that goes beyond it.
+                Err(LogError::Closed) if self.last.is_none() => {
+                    self.rest().await;
+                    return Ok(None);
+                }
+                chunk => chunk?,
+            };
             if !chunk.is_empty() {
                 return Ok(Some(chunk.into()));
             }
@@ -291,7 +301,7 @@ impl Outflow {
         false
     }
 
-    /// Takes what is stored, with the gaps before, in and behind it.
+    /// Takes what is stored.
     async fn read_stored(&mut self) -> Result<(), LogError> {
         let before = self.subscription.position();
         if self.last.is_some_and(|last| before >= last && self.subscription.is_found()) {
@@ -299,30 +309,27 @@ impl Outflow {
         }
         let found = self.subscription.next_stored().await?;
         let upto = self.subscription.position().min(self.last.unwrap_or(Arrival(u64::MAX)));
-        for delivery in found {
-            if delivery.arrival > upto {
-                break;
-            }
-            let after = Arrival(delivery.arrival.0 - 1);
-            for gap in self.continuity.before(&delivery)? {
-                self.pending.push_back(Step::Gap(gap, after));
-            }
-            self.pending.push_back(Step::Batch(delivery));
+        let found = found.into_iter().take_while(|delivery| delivery.arrival <= upto);
+        self.pending.extend(found.map(Step::Batch));
+        if upto > before || !self.pending.is_empty() {
+            self.pending.push_back(Step::Passed(before, upto));
         }
-        let Self { subscription, continuity, .. } = self;
-        let ends = self.last == Some(upto);
-        let gaps = subscription.topics().while_reading(|wanted| {
-            let mut gaps = continuity.between(before, upto, wanted)?;
-            if ends {
-                gaps.extend(continuity.at_end(upto, wanted)?);
-            }
-            Ok::<_, LogError>(gaps)
-        })?;
-        self.pending.extend(gaps.into_iter().map(|gap| Step::Gap(gap, upto)));
         Ok(())
     }
 
-    fn write_chunk(&mut self) -> Vec<u8> {
+    /// What is missing behind what was written, between two arrival numbers, and beyond that where it ends.
+    fn gaps_behind(&mut self, after: Arrival, upto: Arrival, ends: bool) -> Result<Vec<Gap>, LogError> {
+        let Self { subscription, continuity, .. } = self;
+        subscription.topics().while_reading(|wanted| {
+            let mut gaps = continuity.between(after, upto, wanted)?;
+            if ends {
+                gaps.extend(continuity.at_end(upto, wanted)?);
+            }
+            Ok(gaps)
+        })
+    }
+
+    fn write_chunk(&mut self) -> Result<Vec<u8>, LogError> {
         let mut out = Vec::new();
         while out.len() < CHUNK_BYTES && !self.pen.is_done() {
             let Some(step) = self.pending.pop_front() else { break };
@@ -330,14 +337,37 @@ impl Outflow {
                 out.reserve(CHUNK_BYTES + CHUNK_BYTES / 2);
             }
             match step {
-                Step::Gap(gap, after) => self.pen.write_gap(&mut out, &gap, after),
-                Step::Batch(delivery) => {
-                    let upto = self.stop.filter(|(arrival, _)| *arrival == delivery.arrival).map(|(_, index)| index);
-                    self.pen.write_batch(&mut out, &delivery, &self.filter, upto);
+                Step::Gap(gap, after) => self.pen.write_gap(&mut out, &gap, Some(after)),
+                Step::Batch(delivery) => self.write_batch(&mut out, &delivery)?,
+                Step::Passed(after, upto) => {
+                    for gap in self.gaps_behind(after, upto, self.last == Some(upto))? {
+                        self.pen.write_gap(&mut out, &gap, Some(upto));
+                    }
                 }
             }
         }
-        out
+        Ok(out)
+    }
+
+    /// Writes a batch, with what is missing before it, and also behind it if it is the last.
+    fn write_batch(&mut self, out: &mut Vec<u8>, delivery: &Delivery) -> Result<(), LogError> {
+        let arrival = delivery.arrival;
+        for gap in self.continuity.before(delivery)? {
+            self.pen.write_gap(out, &gap, Some(Arrival(arrival.0 - 1)));
+        }
+        let upto = self.stop.filter(|(stop, _)| *stop == arrival).map(|(_, index)| index);
+        self.pen.write_batch(out, delivery, &self.filter, upto);
+        if self.pen.is_done() {
+            let after = self.pending.iter().find_map(|step| match step {
+                Step::Passed(after, _) => Some(*after),
+                _ => None,
+            });
+            // More of the batch may follow for who goes on.
+            for gap in self.gaps_behind(after.unwrap_or(arrival), arrival, true)? {
+                self.pen.write_gap(out, &gap, None);
+            }
+        }
+        Ok(())
     }
 }
 

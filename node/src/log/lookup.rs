@@ -68,6 +68,32 @@ impl LogReader {
         })
     }
 
+    /// The first sequence number of the first batch of a log that arrived beyond a number. Where batches of the log arrived
+    /// in another order than that of their numbers, it may be a later one.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn first_beyond(&self, key: &LogKey, after: Arrival) -> Result<Option<u64>, LogError> {
+        let top = self.record(key)?.map_or(0, |record| record.last_seq());
+        let (mut low, mut high, mut first) = (1, top.saturating_add(1), None);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut found = None;
+            self.index(key, middle, u64::MAX, |_, last_seq, _, entry| {
+                found = Some((last_seq, entry));
+                Ok(ControlFlow::Break(()))
+            })?;
+            match found {
+                Some((last_seq, entry)) if entry.arrival <= after => low = last_seq.saturating_add(1),
+                found => {
+                    high = middle;
+                    first = found.map(|(_, entry)| entry.first_seq).or(first);
+                }
+            }
+        }
+        Ok(first)
+    }
+
     /// See [`super::Store::find`].
     ///
     /// # Errors

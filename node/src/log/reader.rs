@@ -279,6 +279,26 @@ impl LogReader {
         })
     }
 
+    /// The last arrival number up to one whose batch was removed; 0 when none was. Looks at a bounded number of rows: where
+    /// it comes to its bound, it takes what lies before for removed.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn last_pruned(&self, upto: Arrival) -> Result<Arrival, LogError> {
+        let upto = upto.min(self.last_arrival());
+        self.shared.read(|db| {
+            let mut next = upto;
+            for entry in db.range(layout::row_key(self.shared.floor())..=layout::row_key(upto)).rev().take(MAX_LOOKED) {
+                let (arrival, value) = self.entry(entry)?;
+                if arrival < next || self.row(arrival, &value)?.batch.is_none() {
+                    break;
+                }
+                next = Arrival(arrival.0.saturating_sub(1));
+            }
+            Ok(next)
+        })
+    }
+
     /// The batch with an arrival number; `None` when it was pruned, or never was.
     ///
     /// # Errors
