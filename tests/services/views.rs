@@ -60,7 +60,7 @@ fn a_view_is_listed_by_page_and_prefix_and_what_has_no_data_takes_a_value_away()
     let http = mesh[0].http();
     let event = |n: usize| {
         json!({"specversion": "1.0", "id": n.to_string(), "source": "/stock", "type": "counted",
-            "partitionkey": format!("{}/{n:04}", if n % 2 == 0 { "eu" } else { "us" }), "data": {"level": n}})
+            "partitionkey": format!("{}/{n:04}", if n.is_multiple_of(2) { "eu" } else { "us" }), "data": {"level": n}})
     };
     let events: Vec<Value> = (0..2_500).map(event).collect();
     for some in events.chunks(500) {
