@@ -56,7 +56,7 @@ impl<S: Signer> Replica<S> {
         let log = log_of(&batch);
         if let Source::Pull { peer, .. } = source {
             self.wants.progress(&peer, self.now.mono_ms);
-            self.wants.brought(&log, &place_of(&batch));
+            self.wants.brought(&log, &place_of(&batch), peer);
         }
         if !self.interest.holds(&self.me, &log) || (!self.takes_others() && log.author != self.me) {
             return;
