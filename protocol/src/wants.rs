@@ -233,6 +233,13 @@ impl Wants {
         want.map(|want| want.peers.keys().copied().collect()).unwrap_or_default()
     }
 
+    /// Whether all who were known to have the batch are gone: nobody is asked for it, and nobody was in vain.
+    #[must_use]
+    pub fn is_orphan(&self, log: &LogKey, place: &Place) -> bool {
+        let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
+        want.is_none_or(|want| want.peers.is_empty() && want.denied.is_empty() && !want.arriving)
+    }
+
     /// The batch is being written: it is not pulled again.
     pub fn arriving(&mut self, log: &LogKey, place: &Place) {
         if let Some(wants) = self.logs.get_mut(log) {

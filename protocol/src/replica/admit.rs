@@ -356,17 +356,24 @@ impl<S: Signer> Replica<S> {
         // What a peer serves from below its floor are the last events of their keys: see [`super::compact`].
         let floors = self.wants.announcers(log);
         let floor = floors.iter().find(|(other, _)| *other == peer).map_or(0, |(_, floor)| *floor);
-        let mut by_key = false;
-        while let Some(lowest) = self.ahead.lowest(log) {
+        let upto = missing.iter().map(|(_, to)| to.saturating_add(1)).max().unwrap_or_default();
+        let (mut by_key, mut passed) = (false, (0, BatchHash::NONE));
+        while let Some(lowest) = self.ahead.next_root(log, passed, upto) {
             let (gap, above) = (parent_of(lowest), lowest.header().first_hlc);
-            by_key |= gap.0 < floor && self.is_keyed(&log.topic);
+            passed = (lowest.header().first_seq, lowest.hash());
             if !missing.iter().any(|(from, to)| (*from..=*to).contains(&gap.0)) {
-                return;
+                // What nobody is known to have need not hold up what lies above it, which may be on another line.
+                let on_its_way = self.recent.contains(&gap.1) || self.lookups.contains_key(&gap.1);
+                if on_its_way || !self.wants.is_orphan(log, &gap) {
+                    return;
+                }
+                continue;
             }
             // Below its floor the peer may have a line that began there later, and of which nothing above tells.
             let own_floor = self.latest(log).map_or(0, |record| record.floor);
             if own_floor < gap.0 && gap.0 <= floor && own_floor < self.wants.began(log) {
                 self.wants.add_inner(log, gap, [peer], self.now.mono_ms);
+            by_key |= gap.0 < floor && self.is_keyed(&log.topic);
                 return self.wants.begin_lower(log);
             }
             self.wants.deny(log, &gap, &peer);

@@ -7,7 +7,7 @@ use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, StoreEpoch};
 use roundelay_protocol::replica::{Effect, Input, MissingReason, Room, Source};
 use roundelay_protocol::topic::Topic;
 
-use crate::liars::{after, at, linked, seal};
+use crate::liars::{after, at, link_up, linked, seal};
 use crate::node::{SimNode, Stamp};
 
 /// A line of one event a batch. Lines of equal length have equal stamps.
@@ -157,4 +157,25 @@ fn what_found_no_room_is_asked_for_again_once_there_is() {
     run(&mut node, 250, peer, effects, &has, None);
     assert!(has_tip(&node, &other[floor]));
     assert_eq!(wanted_upto(&node), None);
+}
+
+#[test]
+fn a_line_whose_beginning_nobody_has_does_not_stop_another_above_a_hole() {
+    let author = Stamp::of(9);
+    let (mut node, peer) = linked(u64::MAX);
+    let (one, other) = (line(&author, 1, 40), line(&author, 2, 2));
+    for batch in one[..2].iter().cloned() {
+        node.handle(at(10), Input::Batch { batch, source: Source::Import });
+    }
+    node.sync(at(20));
+    // What a second line goes on from is gone with the only one who had it.
+    let gone = link_up(&mut node, 3);
+    node.handle(at(30), Input::Batch { batch: other[1].clone(), source: Source::Gossip(gone) });
+    node.handle(at(40), Input::LinkDown { peer: gone, link: 2 });
+    let has: Vec<_> = one[..2].iter().chain(&one[30..]).cloned().collect();
+    let effects = node.frame(at(50), peer, told(&[&one[39]], 30));
+    run(&mut node, 60, peer, effects, &has, Some((3, 30)));
+    assert!(has_tip(&node, &one[39]));
+    let record = node.replica.logs().next().unwrap();
+    assert_eq!(record.holes.iter().map(|hole| (hole.from, hole.to)).collect::<Vec<_>>(), [(3, 30)]);
 }
