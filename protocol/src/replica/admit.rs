@@ -333,7 +333,9 @@ impl<S: Signer> Replica<S> {
 
     /// Another live process that publishes as this node: its stamps are from after our start, by a clock that peers
     /// share. What a replaced disk held was stamped earlier, or by a clock that was off: one that was ahead, even a
-    /// little, cannot be told from a twin's by stamps in the future, so these say nothing.
+    /// little, cannot be told from a twin's by stamps in the future, so these say nothing. Of the time since our
+    /// start the lesser counts that our two clocks say: where the wall clock runs slow or was set back, the start would
+    /// move into an earlier life by the other, and where it was behind then and was set right since, by the wall clock.
     fn look_for_twin(&mut self, batch: &VerifiedBatch) {
         let header = batch.header();
         let foreign = header.author == self.me && header.incarnation != self.incarnation;
@@ -341,7 +343,9 @@ impl<S: Signer> Replica<S> {
             return;
         }
         let now_ms = self.wall_ms();
-        let started = Hlc::from_ms(now_ms.saturating_sub(self.now.mono_ms.saturating_sub(self.started_mono_ms)));
+        let of_wall_ms = self.now.wall_ms.saturating_sub(self.started.wall_ms);
+        let life_ms = self.now.mono_ms.saturating_sub(self.started.mono_ms).min(of_wall_ms);
+        let started = Hlc::from_ms(now_ms.saturating_sub(life_ms));
         let far = Hlc::from_ms(now_ms.saturating_add(TWIN_AHEAD_MS));
         if header.first_hlc > self.greatest_at_start.max(started) && header.first_hlc < far {
             self.twin = Some(header.incarnation);
