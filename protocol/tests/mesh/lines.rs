@@ -108,6 +108,22 @@ fn what_came_by_gossip_and_by_a_pull_is_wanted_until_it_is_durable() {
 }
 
 #[test]
+fn a_peer_is_remembered_up_to_what_is_here_of_its_second_lines_too() {
+    let author = Stamp::of(9);
+    let (mut node, peer) = linked(u64::MAX);
+    let (one, other) = (line(&author, 1, 3), line(&author, 2, 2));
+    for batch in one.iter().cloned() {
+        node.handle(at(10), Input::Batch { batch, source: Source::Import });
+    }
+    node.sync(at(20));
+    // The store has to be asked whether the end of the other line is here.
+    node.frame(at(30), peer, told(&[&one[2], &other[1]], 0));
+    node.handle(at(40), Input::LinkDown { peer, link: 1 });
+    node.sync(at(50));
+    assert_eq!(node.memory_of(&peer), None);
+}
+
+#[test]
 fn a_line_whose_beginning_nobody_has_goes_on_above_the_floor() {
     let author = Stamp::of(9);
     let (mut node, peer) = linked(6_000);
