@@ -373,11 +373,11 @@ impl<S: Signer> Replica<S> {
                 }
                 continue;
             }
+            by_key |= gap.0 < floor && self.is_keyed(&log.topic);
             // Below its floor the peer may have a line that began there later, and of which nothing above tells.
             let own_floor = self.latest(log).map_or(0, |record| record.floor);
             if own_floor < gap.0 && gap.0 <= floor && own_floor < self.wants.began(log) {
                 self.wants.add_inner(log, gap, [peer], self.now.mono_ms);
-            by_key |= gap.0 < floor && self.is_keyed(&log.topic);
                 return self.wants.begin_lower(log);
             }
             self.wants.deny(log, &gap, &peer);

@@ -441,7 +441,8 @@ impl<S: Signer> Replica<S> {
 
     fn take_audit(&mut self, peer: Author, sum: Sum, events: u64) {
         let now_ms = self.now.mono_ms;
-        let lacking = self.wants.has_since(&peer, u64::MAX);
+        // What finds no room here is not on its way, however long it is wanted.
+        let lacking = self.takes_others() && self.wants.has_since(&peer, u64::MAX);
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.peer_events = events;
         self.audits[usize::from(sum != link.sum)] += 1;
