@@ -136,10 +136,16 @@ impl Ahead {
         place
     }
 
-    /// The lowest waiting batch of a log.
+    /// The lowest batch of a log beyond a place (first sequence number and hash) that waits for one that does not wait
+    /// itself, among those that begin at `upto` or below.
     #[must_use]
-    pub fn lowest(&self, key: &LogKey) -> Option<&VerifiedBatch> {
-        self.logs.get(key)?.batches.values().next()
+    pub fn next_root(&self, key: &LogKey, beyond: (u64, BatchHash), upto: u64) -> Option<&VerifiedBatch> {
+        let within = self.logs.get(key)?.batches.range(beyond..).take_while(|((first, _), _)| *first <= upto);
+        let root = |(place, batch): &(&(u64, BatchHash), &VerifiedBatch)| {
+            let header = batch.header();
+            **place != beyond && !self.contains_parent(key, &(header.first_seq - 1, header.parent))
+        };
+        within.into_iter().find(root).map(|(_, batch)| batch)
     }
 
     /// Drops all that waits of a log.
@@ -217,7 +223,7 @@ mod tests {
         assert!(ahead.insert(batch(2, 1, size)), "what lies nearer takes the place of what lies further");
         assert!(ahead.insert(batch(3, 900, size)), "and so does what comes of a smaller log");
         assert_accounts(&ahead);
-        assert_eq!(ahead.lowest(&key).map(VerifiedBatch::hash), Some(small.hash()));
+        assert_eq!(ahead.next_root(&key, (0, BatchHash::NONE), u64::MAX).map(VerifiedBatch::hash), Some(small.hash()));
 
         assert_eq!(ahead.take_hash(&key, &small.hash()).map(|batch| batch.hash()), Some(small.hash()));
         assert_accounts(&ahead);

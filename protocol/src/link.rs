@@ -83,6 +83,10 @@ pub struct Link {
     pub(crate) known: Option<Position>,
     /// The greatest want serial when `known` was reached.
     pub(crate) known_serial: u64,
+    /// Up to where the peer told its heads, while the store is still being asked which of them are here.
+    told: Option<Position>,
+    /// Questions to the store that are not answered yet.
+    checks: u32,
     pub(crate) dirty: BTreeSet<LogKey>,
     /// The peer's floors in logs where they reach up to a tip: what ends there is gone at its side, so it is no part of
     /// the sums.
@@ -129,6 +133,8 @@ impl Link {
             informed: false,
             known: None,
             known_serial: 0,
+            told: None,
+            checks: 0,
             dirty: BTreeSet::new(),
             floors: BTreeMap::new(),
             announce_at_ms: None,
@@ -161,6 +167,35 @@ impl Link {
             clock_ahead_ms,
             key: SumKey::of_link(self.nonce, hello.nonce),
         });
+    }
+
+    /// The peer told all its heads up to a position.
+    pub(crate) fn note_told(&mut self, upto: Position, serial: u64) {
+        self.told = Some(upto);
+        self.learn(serial);
+    }
+
+    /// The store is asked which of the peer's heads are here.
+    pub(crate) fn note_check(&mut self) {
+        self.checks += 1;
+    }
+
+    /// The store answered, and what is not here is wanted.
+    pub(crate) fn note_checked(&mut self, serial: u64) {
+        self.checks = self.checks.saturating_sub(1);
+        self.learn(serial);
+    }
+
+    /// What the peer told is known once all of it that is not here is wanted.
+    fn learn(&mut self, serial: u64) {
+        if let Some(upto) = self.told.take_if(|_| self.checks == 0) {
+            (self.known, self.known_serial) = (Some(upto), serial);
+        }
+    }
+
+    /// The peer's heads are to be told anew.
+    pub(crate) fn forget_heads(&mut self) {
+        (self.informed, self.known, self.told) = (false, None, None);
     }
 
     /// Whether both ends hold the log, or ought to.

@@ -173,7 +173,14 @@ impl Wants {
     /// Whether a pull brought the batch, though it is not here: there was no room for it, or it did not connect.
     #[must_use]
     pub fn came(&self, log: &LogKey, place: &Place) -> bool {
-        self.logs.get(log).and_then(|wants| wants.places.get(place)).is_some_and(|want| want.came)
+        self.logs.get(log).and_then(|wants| wants.places.get(place)).is_some_and(|want| want.brought_by.is_some())
+    }
+
+    /// Whether it was this peer whose pull brought it last.
+    #[must_use]
+    pub fn came_from(&self, log: &LogKey, place: &Place, peer: &Author) -> bool {
+        let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
+        want.is_some_and(|want| want.brought_by == Some(*peer))
     }
 
     /// A peer that broke the rules: what only it said that it has is forgotten.
@@ -224,6 +231,13 @@ impl Wants {
     pub fn sources(&self, log: &LogKey, place: &Place) -> Vec<Author> {
         let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
         want.map(|want| want.peers.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Whether all who were known to have the batch are gone: nobody is asked for it, and nobody was in vain.
+    #[must_use]
+    pub fn is_orphan(&self, log: &LogKey, place: &Place) -> bool {
+        let want = self.logs.get(log).and_then(|wants| wants.places.get(place));
+        want.is_none_or(|want| want.peers.is_empty() && want.denied.is_empty() && !want.arriving)
     }
 
     /// The batch is being written: it is not pulled again.

@@ -56,7 +56,7 @@ impl<S: Signer> Replica<S> {
         let log = log_of(&batch);
         if let Source::Pull { peer, .. } = source {
             self.wants.progress(&peer, self.now.mono_ms);
-            self.wants.brought(&log, &place_of(&batch));
+            self.wants.brought(&log, &place_of(&batch), peer);
         }
         if !self.interest.holds(&self.me, &log) || (!self.takes_others() && log.author != self.me) {
             return;
@@ -333,7 +333,9 @@ impl<S: Signer> Replica<S> {
 
     /// Another live process that publishes as this node: its stamps are from after our start, by a clock that peers
     /// share. What a replaced disk held was stamped earlier, or by a clock that was off: one that was ahead, even a
-    /// little, cannot be told from a twin's by stamps in the future, so these say nothing.
+    /// little, cannot be told from a twin's by stamps in the future, so these say nothing. Of the time since our
+    /// start the lesser counts that our two clocks say: where the wall clock runs slow or was set back, the start would
+    /// move into an earlier life by the other, and where it was behind then and was set right since, by the wall clock.
     fn look_for_twin(&mut self, batch: &VerifiedBatch) {
         let header = batch.header();
         let foreign = header.author == self.me && header.incarnation != self.incarnation;
@@ -341,7 +343,9 @@ impl<S: Signer> Replica<S> {
             return;
         }
         let now_ms = self.wall_ms();
-        let started = Hlc::from_ms(now_ms.saturating_sub(self.now.mono_ms.saturating_sub(self.started_mono_ms)));
+        let of_wall_ms = self.now.wall_ms.saturating_sub(self.started.wall_ms);
+        let life_ms = self.now.mono_ms.saturating_sub(self.started.mono_ms).min(of_wall_ms);
+        let started = Hlc::from_ms(now_ms.saturating_sub(life_ms));
         let far = Hlc::from_ms(now_ms.saturating_add(TWIN_AHEAD_MS));
         if header.first_hlc > self.greatest_at_start.max(started) && header.first_hlc < far {
             self.twin = Some(header.incarnation);
@@ -356,13 +360,20 @@ impl<S: Signer> Replica<S> {
         // What a peer serves from below its floor are the last events of their keys: see [`super::compact`].
         let floors = self.wants.announcers(log);
         let floor = floors.iter().find(|(other, _)| *other == peer).map_or(0, |(_, floor)| *floor);
-        let mut by_key = false;
-        while let Some(lowest) = self.ahead.lowest(log) {
+        let upto = missing.iter().map(|(_, to)| to.saturating_add(1)).max().unwrap_or_default();
+        let (mut by_key, mut passed) = (false, (0, BatchHash::NONE));
+        while let Some(lowest) = self.ahead.next_root(log, passed, upto) {
             let (gap, above) = (parent_of(lowest), lowest.header().first_hlc);
-            by_key |= gap.0 < floor && self.is_keyed(&log.topic);
+            passed = (lowest.header().first_seq, lowest.hash());
             if !missing.iter().any(|(from, to)| (*from..=*to).contains(&gap.0)) {
-                return;
+                // What nobody is known to have need not hold up what lies above it, which may be on another line.
+                let on_its_way = self.recent.contains(&gap.1) || self.lookups.contains_key(&gap.1);
+                if on_its_way || !self.wants.is_orphan(log, &gap) {
+                    return;
+                }
+                continue;
             }
+            by_key |= gap.0 < floor && self.is_keyed(&log.topic);
             // Below its floor the peer may have a line that began there later, and of which nothing above tells.
             let own_floor = self.latest(log).map_or(0, |record| record.floor);
             if own_floor < gap.0 && gap.0 <= floor && own_floor < self.wants.began(log) {

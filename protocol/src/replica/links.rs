@@ -203,8 +203,7 @@ impl<S: Signer> Replica<S> {
     fn compare_anew(&mut self, peer: Author) {
         self.sum_up(peer);
         if let Some(link) = self.links.get_mut(&peer) {
-            link.informed = false;
-            link.known = None;
+            link.forget_heads();
         }
         self.send_sums(peer);
     }
@@ -313,8 +312,7 @@ impl<S: Signer> Replica<S> {
         }
         if let (Some(link), Some(position)) = (self.links.get_mut(&peer), upto) {
             link.informed = true;
-            link.known = Some(position);
-            link.known_serial = self.wants.serial();
+            link.note_told(position, self.wants.serial());
             link.in_sync |= self.planted.is(Fault::ClaimSyncWithoutAudit);
             self.judge_clock();
         }
@@ -344,6 +342,9 @@ impl<S: Signer> Replica<S> {
         self.want_holes(peer, &head.log, head.floor);
         if absent.iter().any(|place| place.0 <= top) {
             // Behind us, or on another line: the store can tell.
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.note_check();
+            }
             self.effects.push(Effect::Check(Check { peer, log: head.log, floor: head.floor, places: absent, due_ms }));
         } else {
             self.want_tips(&head.log, peer, &absent, head.floor, due_ms);
@@ -366,6 +367,9 @@ impl<S: Signer> Replica<S> {
             };
             let absent: Vec<_> = places.into_iter().filter(|place| !here(place)).collect();
             self.want_tips(&log, peer, &absent, floor, due_ms);
+            if let Some(link) = self.links.get_mut(&peer) {
+                link.note_checked(self.wants.serial());
+            }
         }
     }
 
@@ -437,7 +441,8 @@ impl<S: Signer> Replica<S> {
 
     fn take_audit(&mut self, peer: Author, sum: Sum, events: u64) {
         let now_ms = self.now.mono_ms;
-        let lacking = self.wants.has_since(&peer, u64::MAX);
+        // What finds no room here is not on its way, however long it is wanted.
+        let lacking = self.takes_others() && self.wants.has_since(&peer, u64::MAX);
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.peer_events = events;
         self.audits[usize::from(sum != link.sum)] += 1;

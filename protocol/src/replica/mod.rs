@@ -102,7 +102,7 @@ pub struct Replica<S> {
     incarnation: Incarnation,
     /// What was in the store when this process began, and when that was: later, only it publishes for this node.
     greatest_at_start: Hlc,
-    started_mono_ms: u64,
+    started: Now,
     interest: Interest,
     clock: Clock,
     now: Now,
@@ -167,7 +167,7 @@ impl<S: Signer> Replica<S> {
             signer,
             incarnation: config.incarnation,
             greatest_at_start: clock.greatest(),
-            started_mono_ms: now.mono_ms,
+            started: now,
             interest: Interest { writers: config.rules.writers(), ..config.interest },
             clock,
             now,

@@ -6,7 +6,7 @@ use crate::heads::LogRecord;
 use crate::ids::Author;
 use crate::planted::Fault;
 use crate::sign::Signer;
-use crate::wants::{MAX_PULLS_PER_PEER, PULL_BYTES};
+use crate::wants::{MAX_PULLS_PER_PEER, PULL_BYTES, Place};
 
 impl<S: Signer> Replica<S> {
     pub(super) fn pull_due(&mut self) {
@@ -99,6 +99,8 @@ impl<S: Signer> Replica<S> {
                 if in_hole && self.wants.sources(&range.log, &place).is_empty() {
                     self.wants.settle(&range.log, &place);
                 }
+            } else if !stepped && self.was_turned_away(range, &place, &peer) {
+                self.wants.avoid(&range.log, peer, self.now.mono_ms);
             } else if !stepped {
                 self.wants.lacks(&range.log, &place, peer, self.now.mono_ms);
                 if broken {
@@ -106,6 +108,13 @@ impl<S: Signer> Replica<S> {
                 }
             }
         }
+    }
+
+    /// Whether the peer brought a batch for which there was no room here: it has it, and is asked again once there is. What
+    /// waits for its parent has its place.
+    fn was_turned_away(&self, range: &Range, place: &Place, peer: &Author) -> bool {
+        let refused = || self.wants.was_denied(&range.log, place, peer);
+        self.wants.came_from(&range.log, place, peer) && !self.ahead.contains_parent(&range.log, place) && !refused()
     }
 
     /// Gives up what came too late, or is not to be had from anybody any more.

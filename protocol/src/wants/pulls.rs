@@ -35,12 +35,12 @@ impl Wants {
         self.pulls.get(&id).is_some_and(|pull| pull.peer == *peer)
     }
 
-    /// A pull brought a batch.
-    pub fn brought(&mut self, log: &LogKey, place: &Place) {
+    /// A pull from this peer brought a batch.
+    pub fn brought(&mut self, log: &LogKey, place: &Place, peer: Author) {
         if let Some(wants) = self.logs.get_mut(log) {
             wants.reached = wants.reached.max(place.0);
             if let Some(want) = wants.places.get_mut(place) {
-                want.came = true;
+                want.brought_by = Some(peer);
             }
         }
     }

@@ -18,8 +18,8 @@ pub(super) struct Want {
     pub(super) denied: SmallMap<Author, ()>,
     /// Not announced as a tip but found missing, so that a new announcement does not take it back.
     pub(super) inner: bool,
-    /// A pull brought it, whatever became of it.
-    pub(super) came: bool,
+    /// Whose pull brought it last, whatever became of it.
+    pub(super) brought_by: Option<Author>,
     /// Since when nobody says to have it.
     pub(super) orphaned_ms: Option<u64>,
 }
@@ -27,7 +27,7 @@ pub(super) struct Want {
 impl Want {
     pub(super) fn new(serial: u64, due_ms: u64, inner: bool) -> Self {
         let (peers, denied) = (SmallMap::default(), SmallMap::default());
-        Self { peers, serial, due_ms, arriving: false, denied, inner, came: false, orphaned_ms: None }
+        Self { peers, serial, due_ms, arriving: false, denied, inner, brought_by: None, orphaned_ms: None }
     }
 }
 

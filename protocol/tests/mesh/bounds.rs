@@ -3,12 +3,12 @@
 use roundelay_protocol::batch::{self, Link, VerifiedBatch};
 use roundelay_protocol::event::Event;
 use roundelay_protocol::frame::{Frame, MAX_RANGES, Range};
-use roundelay_protocol::heads::LogKey;
+use roundelay_protocol::heads::{LogKey, Sum};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Author, Incarnation};
 use roundelay_protocol::limits::MAX_TIPS;
 use roundelay_protocol::quota::LogLimits;
-use roundelay_protocol::replica::{Effect, Input, Notice, Source};
+use roundelay_protocol::replica::{Effect, Input, Notice, Room, Source};
 use roundelay_protocol::sign::Signer;
 use roundelay_protocol::topic::Topic;
 use roundelay_protocol::wants::{INNER_ORPHAN_MS, MAX_PULLS_PER_PEER, MAX_WANTS, PULL_BYTES};
@@ -279,4 +279,18 @@ fn slips_are_overlooked_a_few_times_and_breaches_never() {
         _ => None,
     });
     assert_eq!(away_ms, Some(10_000));
+}
+
+#[test]
+fn a_node_without_room_compares_with_a_peer_all_the_same() {
+    let (mut node, peer) = linked(u64::MAX);
+    node.handle(at(5), Input::Room(Room::OwnOnly));
+    node.frame(at(10), peer, promises(0..1));
+    // What it wants of the peer may be long in coming, and the peer may lack what was never told to it.
+    let compares = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Send { frame: Frame::Sums { .. }, .. }))
+    };
+    let audit = || Frame::Audit { sum: Sum(1), events: 1 };
+    assert!(!compares(&node.frame(at(1_000), peer, audit())));
+    assert!(compares(&node.frame(at(4_500), peer, audit())));
 }

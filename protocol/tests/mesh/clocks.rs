@@ -1,13 +1,17 @@
 //! Whose clock a node believes.
 
+use roundelay_protocol::batch::{self, Link};
+use roundelay_protocol::event::Event;
 use roundelay_protocol::frame::{Frame, Head, Hello, Position};
 use roundelay_protocol::heads::LogKey;
-use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, StoreEpoch};
+use roundelay_protocol::hlc::Hlc;
+use roundelay_protocol::ids::{Arrival, Author, BatchHash, Chain, Incarnation, StoreEpoch};
 use roundelay_protocol::interest::Interest;
-use roundelay_protocol::replica::{Input, Now};
+use roundelay_protocol::replica::{Input, Now, Source};
 use roundelay_protocol::sign::Signer;
 use roundelay_protocol::topic::{Pattern, Topic};
 
+use crate::liars::{WALL_MS, linked};
 use crate::node::{SimNode, Stamp};
 
 const YEAR_MS: i64 = 365 * 24 * 3_600_000;
@@ -83,4 +87,29 @@ fn peers_that_see_different_days_convince_nobody() {
         assert_eq!(node.replica.clock_offset_ms(), 0);
         assert!(node.replica.clock_disputes() > 0);
     }
+}
+
+/// What another life of the node published at this time of the wall clock turns up at another.
+fn is_twin(published_ms: u64, now: Now) -> bool {
+    let (mut node, _) = linked(u64::MAX);
+    let event = Event { kind: "t".into(), id: "1".into(), source: "s".into(), ..Event::default() };
+    let (topic, stamp) = (Topic::new("a").unwrap(), Hlc::from_ms(published_ms));
+    let batch = batch::seal(&Stamp::of(1), &topic, Incarnation(7), Link::default(), stamp, &[event.encode().unwrap()]);
+    node.handle(now, Input::Batch { batch, source: Source::Import });
+    node.replica.twin().is_some()
+}
+
+#[test]
+fn a_clock_that_runs_slow_or_is_set_back_makes_no_twin_of_an_earlier_life() {
+    const HOUR_MS: u64 = 3_600_000;
+    let slow = Now { mono_ms: 1_000, wall_ms: WALL_MS + 920 };
+    assert!(!is_twin(WALL_MS - 5, slow));
+    assert!(is_twin(WALL_MS + 900, slow));
+    let set_back = Now { mono_ms: HOUR_MS + 60_000, wall_ms: WALL_MS + 60_000 };
+    assert!(!is_twin(WALL_MS - 5, set_back));
+    assert!(is_twin(WALL_MS + 5, set_back));
+    // One that was behind at the start and was set right since: what was published before is earlier all the same.
+    let set_right = Now { mono_ms: 60_000, wall_ms: WALL_MS + HOUR_MS };
+    assert!(!is_twin(WALL_MS + HOUR_MS - 61_000, set_right));
+    assert!(is_twin(WALL_MS + HOUR_MS - 59_000, set_right));
 }

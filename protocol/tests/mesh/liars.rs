@@ -15,7 +15,7 @@ use roundelay_protocol::wants::{MAX_WANTS_OF_PEER, ORPHAN_MS};
 use crate::SimMesh;
 use crate::node::{SimNode, Stamp};
 
-const WALL_MS: u64 = 1_700_000_000_000;
+pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
 
 pub(crate) fn at(mono_ms: u64) -> Now {
     Now { mono_ms, wall_ms: WALL_MS + mono_ms }

@@ -1,9 +1,14 @@
 //! Rules by topic: what goes, what stays, who may write, and that nodes of other rules agree on the rest.
 
-use roundelay_protocol::rules::Rule;
+use roundelay_protocol::batch::Link;
+use roundelay_protocol::frame::Frame;
+use roundelay_protocol::replica::{Effect, Input};
+use roundelay_protocol::rules::{Rule, Rules};
+use roundelay_protocol::topic::Pattern;
 
 use super::SimMesh;
-use super::node::SimNode;
+use super::liars::{at, heads_of, linked, seal};
+use super::node::{SimNode, Stamp};
 
 fn count(node: &SimNode, topic: &str) -> usize {
     node.contents().iter().filter(|event| event.1 == topic).count()
@@ -155,4 +160,20 @@ fn who_may_not_write_is_refused_where_the_rule_is_known_and_the_rest_converges()
     mesh.run(10_000);
     assert_eq!((count(&mesh.nodes[0], "a.x"), count(&mesh.nodes[1], "a.x")), (35, 30));
     assert!(mesh.nodes.iter().all(|node| node.replica.links().iter().all(|link| link.in_sync)));
+}
+
+#[test]
+fn who_waits_for_all_does_not_wait_for_what_a_rule_leaves_out_meanwhile() {
+    let (mut node, peer) = linked(u64::MAX);
+    node.frame(at(10), peer, heads_of(&[&seal(&Stamp::of(9), 1, Link::default(), "far")]));
+    let probed = |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Probed { id: 7, .. }));
+    let mut waiting = node.handle(at(20), Input::Probe { id: 7 });
+    waiting.extend(node.frame(at(30), peer, Frame::ProbeSeen(7)));
+    waiting.extend(node.frame(at(30), peer, Frame::ProbeDone(7)));
+    waiting.extend(node.handle(at(40), Input::Tick));
+    assert!(!probed(waiting), "the peer has something that is not here");
+    let mut rules = Rules::default();
+    let rule = Rule { writers: Some(vec![node.author()]), ..Rule::default() };
+    rules.set(Pattern::new("a").unwrap(), rule).unwrap();
+    assert!(probed(node.handle(at(50), Input::SetRules(rules))));
 }

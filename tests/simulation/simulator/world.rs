@@ -636,17 +636,24 @@ impl<'a> World<'a> {
         };
         if taken {
             let (rules, interest) = (rules.clone(), self.machines[machine].interest.clone());
+            self.note_interest(machine, interest);
             self.feed(machine, Input::SetRules(rules));
-            self.set_interest(machine, interest);
         }
     }
 
     fn set_interest(&mut self, machine: usize, interest: Interest) {
+        let interest = self.note_interest(machine, interest);
+        self.feed(machine, Input::SetInterest(interest));
+    }
+
+    /// A machine takes part in something else, as its rules have it, before its process hears of that: what it says then,
+    /// as to those who wait, is said of what it takes part in from now on.
+    fn note_interest(&mut self, machine: usize, interest: Interest) -> Interest {
         let interest = Interest { writers: self.machines[machine].rules.writers(), ..interest };
         self.machines[machine].interest = interest.clone();
         self.machines[machine].interest_at_ms = self.now_ms;
         self.forget_probes();
-        self.feed(machine, Input::SetInterest(interest));
+        interest
     }
 
     fn partition(&mut self, groups: &[u8]) {
