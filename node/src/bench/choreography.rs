@@ -1,8 +1,8 @@
 //! Choreographies: how fast instances are judged, what a late event costs, and how many events a handler gets through.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -136,9 +136,10 @@ async fn handle(node: &Node, count: u64, bar: &ProgressBar, report: &mut Report)
         observer.folded(name, node.log().last_arrival()).await.map_err(|error| choreography(&error))?;
         tracing::debug!(name, waited_ms = start.elapsed().as_millis() as u64, "judged");
 
-        let handled = Arc::new(AtomicU64::new(0));
-        let counting = handled.clone();
+        let (handled, first) = (Arc::new(AtomicU64::new(0)), Arc::new(OnceLock::new()));
+        let (counting, beginning) = (handled.clone(), first.clone());
         let clerk = Participant::new(name, "clerk").on("asked", move |_: Call| {
+            beginning.get_or_init(Instant::now);
             counting.fetch_add(1, Ordering::Relaxed);
             std::future::ready(Ok(is_answered.then(|| Emission::new("answered")).into_iter().collect()))
         });
@@ -161,11 +162,14 @@ async fn handle(node: &Node, count: u64, bar: &ProgressBar, report: &mut Report)
                 return Err(BenchError::Stalled { what: "the handling".into(), limit_s: LIMIT.as_secs() });
             }
         }
-        let (seconds, used) = (start.elapsed().as_secs_f64(), Usage::now().since(&before));
+        // Replicas look for each other before one of them begins.
+        let begun = first.get().copied().unwrap_or(start);
+        let (seconds, used) = (begun.elapsed().as_secs_f64(), Usage::now().since(&before));
         playing.stop().await;
         let label = if is_answered { "handled, with an answer" } else { "handled, without an answer" };
         report.add(format!("{name}_per_s"), label, count as f64 / seconds, "events/s");
         report.add(format!("{name}_cpu_us"), "processor time an event", used.cpu_s * 1e6 / count as f64, "µs");
+        report.add(format!("{name}_begin_ms"), "until the first", (begun - start).as_secs_f64() * 1e3, "ms");
     }
     Ok(())
 }

@@ -104,6 +104,10 @@ impl Observer {
     }
 
     async fn until(&self, holds: impl Fn(&State) -> bool) -> Result<(), ObserverError> {
+        // Mostly it holds already, and whoever asks does so for each event.
+        if holds(&self.0.state.read()) {
+            return Ok(());
+        }
         let mut turns = self.0.turns.clone();
         loop {
             turns.borrow_and_update();
