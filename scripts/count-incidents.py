@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts the verdicts on the cases of an event file, by a reading of docs/choreography.md of its own.
+"""Counts the verdicts on the cases of an event file, by a reading of docs/choreography-reference.md of its own.
 
     scripts/count-incidents.py examples/declarations/incidents.toml incidents.ndjson.gz
 

@@ -2,11 +2,12 @@
 
 #[path = "harness/binary.rs"]
 mod binary;
+#[path = "harness/document.rs"]
+mod document;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -19,7 +20,7 @@ const STOP: &str = "stop() { code=$?; trap - EXIT; kill $(jobs -p) 2>/dev/null |
 #[test]
 fn the_blocks_by_hand_run_in_order() {
     let readme = fs::read_to_string(README).expect("the README");
-    let blocks = blocks(&readme, "## By hand", "```sh");
+    let blocks = blocks(&readme, "## By hand", "sh");
     assert!(blocks.len() >= 6, "only {} blocks in 'By hand'", blocks.len());
     let mut script = format!("set -euo pipefail\n{STOP}");
     for block in &blocks {
@@ -38,24 +39,14 @@ fn the_blocks_by_hand_run_in_order() {
 #[test]
 fn the_programs_in_other_languages_run() {
     let readme = fs::read_to_string(README).expect("the README");
-    let section = |fence: &str| blocks(&readme, "## In your language", fence);
-    let (sh, python, node) = (section("```sh"), section("```python"), section("```js"));
+    let section = |language: &str| blocks(&readme, "## In your language", language);
+    let (sh, python, node) = (section("sh"), section("python"), section("js"));
     assert_eq!((sh.len(), python.len(), node.len()), (2, 1, 1));
     let folder = tempfile::tempdir().expect("a folder");
     let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file");
     put("orders.py", &python[0]);
     put("orders.mjs", &node[0]);
-    let can = |line: &str| {
-        let done = Command::new("bash").args(["-c", line]).current_dir(folder.path()).output().expect("bash starts");
-        let why = String::from_utf8_lossy(&done.stderr);
-        let strict = std::env::var_os("ROUNDELAY_NO_SKIP").is_some_and(|value| value == "1");
-        assert!(done.status.success() || !strict, "ROUNDELAY_NO_SKIP=1, and here one cannot {line}: {why}");
-        if !done.status.success() {
-            // Not with a macro, whose output is kept back when a test passes.
-            let _ = writeln!(std::io::stderr(), "skipped a part: here one cannot {line}");
-        }
-        done.status.success()
-    };
+    let can = |line: &str| document::can(line, folder.path());
     let mut script = format!("set -euo pipefail\n{STOP}{}\n", sh[0]);
     let mut wanted = Vec::new();
     if can("curl --version") {
@@ -97,16 +88,10 @@ fn usage_errors_and_exit_codes_are_as_shown() {
         .case("tests/cmd/*.trycmd");
 }
 
-/// The fenced blocks of one section that begin with `fence`.
-fn blocks(text: &str, section: &str, fence: &str) -> Vec<String> {
-    let lines = text.lines().skip_while(|line| *line != section).skip(1);
-    let mut lines = lines.take_while(|line| !line.starts_with("## "));
-    let mut found = Vec::new();
-    while lines.any(|line| line == fence) {
-        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-        found.push(block.join("\n"));
-    }
-    found
+/// The fenced blocks of one section in a language.
+fn blocks(text: &str, section: &str, language: &str) -> Vec<String> {
+    let blocks = document::blocks(&document::section(text, section)).into_iter();
+    blocks.filter(|block| block.language == language).map(|block| block.text).collect()
 }
 
 fn quote(text: &str) -> String {
@@ -114,19 +99,9 @@ fn quote(text: &str) -> String {
 }
 
 fn run_script(script: &str, folder: &Path) {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let program = binary::roundelay().parent().expect("a folder");
     let (out, err) = (folder.join("stdout"), folder.join("stderr"));
-    let mut command = Command::new("bash");
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ROUNDELAY_")) {
-        command.env_remove(name);
-    }
-    let mut child = command
+    let mut child = document::shell(folder, binary::roundelay())
         .args(["-c", script])
-        .current_dir(folder)
-        .env("PATH", format!("{}:{path}", program.display()))
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null())
         .stdout(fs::File::create(&out).expect("a file"))
         .stderr(fs::File::create(&err).expect("a file"))
         .spawn()

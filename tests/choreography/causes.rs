@@ -61,13 +61,17 @@ fn a_flow_tells_who_reacts_to_what_and_what_is_not_declared() {
         ];
         publish(&mesh[0], order, &steps);
     }
+    publish(&mesh[0], "c", &[("payment.accepted", "c-1", "")]);
     let flow = mesh[0].cli(&["flow", "--since", "1h", "--choreography", NAME]).expect(exit::OK).stdout;
     assert!(flow.contains("order.placed (shop) -> stock.reserved (stock): 2"), "{flow}");
     assert!(flow.contains("not declared: order.placed -> shipping.sent: 2"), "{flow}");
+    // Of what did not happen at all, no edge is told.
     assert!(flow.contains("not seen: stock.reserved -> payment.accepted"), "{flow}");
+    assert!(!flow.contains("-> order.expired"), "{flow}");
+    assert!(flow.contains("\nwithout an event: order.expired, order.unpaid, "), "{flow}");
     let report = json(&mesh[0], &["flow"]);
     assert_eq!(report["edges"].as_array().map(Vec::len), Some(2));
-    assert_eq!(report["stations"].as_array().map(Vec::len), Some(3));
+    assert_eq!(report["stations"].as_array().map(Vec::len), Some(4));
     let drawn = mesh[0].cli(&["flow", "--format", "dot"]).expect(exit::OK).stdout;
     assert!(drawn.starts_with("digraph flow {"), "{drawn}");
 }

@@ -10,11 +10,12 @@ pub(crate) fn roundelay() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("ROUNDELAY_TEST_BIN") {
         Some(path) => path.into(),
-        None => build(),
+        None => build(&[]).join("roundelay"),
     })
 }
 
-fn build() -> PathBuf {
+/// Builds it, and what else is named, for the profile and target folder of this test; gives the folder that it is in.
+pub(crate) fn build(further: &[&str]) -> PathBuf {
     // target/<profile>/deps/<this test>
     let this = std::env::current_exe().expect("the path of this test");
     let profile_dir = this.ancestors().nth(2).expect("target/<profile>");
@@ -24,14 +25,21 @@ fn build() -> PathBuf {
         other => other,
     };
     // Naming this test too selects the same features of the dependencies as `cargo test` did: nothing is built twice.
-    let status = Command::new(env!("CARGO"))
+    let mut command = Command::new(env!("CARGO"));
+    // What `cargo test` says of this package to this process is no setting of the build: some dependencies would be built anew.
+    let is_about_this = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_about_this)) {
+        command.env_remove(name);
+    }
+    let status = command
         .args(["build", "-q", "-p", "roundelay", "--bin", "roundelay", "-p", "roundelay-workspace", "--test", "mesh"])
         .args(["--profile", profile])
+        .args(further)
         .arg("--target-dir")
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo starts");
-    assert!(status.success(), "cargo could not build roundelay");
-    profile_dir.join("roundelay")
+    assert!(status.success(), "cargo could not build roundelay {further:?}");
+    profile_dir.to_owned()
 }

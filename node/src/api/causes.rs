@@ -188,6 +188,10 @@ impl Picture for Flowing {
             for (from, to) in &difference.unseen {
                 text.push_str(&format!("not seen: {from} -> {to}\n"));
             }
+            if !difference.absent.is_empty() {
+                let absent = Vec::from_iter(difference.absent).join(", ");
+                text.push_str(&format!("without an event: {absent}\n"));
+            }
         }
         text + if self.scan.is_whole { "" } else { CUT }
     }

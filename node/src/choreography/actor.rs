@@ -253,9 +253,25 @@ fn kinds_of(versions: &Versions) -> BTreeSet<String> {
 /// Tells of what was violating already when the log was read.
 fn warn_of_all(choreography: &str, violating: usize) {
     if violating > 0 {
-        tracing::warn!(
-            choreography,
-            "{violating} instances violate their choreography: see `roundelay instances {choreography} --verdict violating`"
-        );
+        let what = tell_count(violating);
+        tracing::warn!(choreography, "{what}: see `roundelay instances {choreography} --verdict violating`");
+    }
+}
+
+fn tell_count(violating: usize) -> String {
+    match violating {
+        1 => "1 instance violates its choreography".to_owned(),
+        more => format!("{more} instances violate their choreography"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_instance_violates_and_several_violate() {
+        assert_eq!(tell_count(1), "1 instance violates its choreography");
+        assert_eq!(tell_count(2), "2 instances violate their choreography");
     }
 }

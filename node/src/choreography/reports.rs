@@ -154,8 +154,10 @@ pub struct FlowDifference {
     pub version: String,
     /// Seen and not declared.
     pub undeclared: Vec<KindEdge>,
-    /// Declared and not seen.
+    /// Declared and not seen, although there were events of both types: whoever emitted the second did not name the first.
     pub unseen: Vec<KindEdge>,
+    /// Declared types of which there was no event.
+    pub absent: Vec<String>,
 }
 
 /// Who reacts to what.
@@ -222,6 +224,7 @@ impl FlowDifference {
             version: declaration.version().to_string(),
             undeclared: difference.undeclared.iter().map(|(types, count)| edge(types, *count)).collect(),
             unseen: difference.unseen.iter().map(|types| edge(types, 0)).collect(),
+            absent: difference.absent.into_iter().collect(),
         }
     }
 }

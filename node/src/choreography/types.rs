@@ -15,7 +15,7 @@ use crate::peer_id::text_of;
 pub struct FindingInfo {
     /// Where it is, as in `states.placed.deadline`.
     pub place: String,
-    /// The kind of flaw, a text that never changes: docs/choreography.md lists them.
+    /// The kind of flaw, a text that never changes: docs/choreography-reference.md lists them.
     pub code: String,
     /// What is wrong.
     pub wrong: String,

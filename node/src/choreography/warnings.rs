@@ -50,7 +50,12 @@ impl Warnings {
         let now = Instant::now();
         if self.window.is_none_or(|since| now - since >= WINDOW) {
             if self.untold > 0 {
-                tracing::warn!("{} more instances violated their choreographies", self.untold);
+                let what = if self.untold == 1 {
+                    "instance violated its choreography"
+                } else {
+                    "instances violated their choreographies"
+                };
+                tracing::warn!("{} more {what}", self.untold);
             }
             (self.window, self.told, self.untold) = (Some(now), 0, 0);
         }

@@ -23,7 +23,7 @@ Examples:
   roundelay choreography diff order-saga order-saga.toml   what the file changes, for each role
   roundelay choreography ls                                what is published, and how its instances do
 
-docs/choreography.md has the file's format. `roundelay instances NAME` shows what becomes of one.";
+docs/choreography-reference.md has the file's format. `roundelay instances NAME` shows what becomes of one.";
 
 /// Check, compare, draw and publish declarations of choreographies.
 #[derive(Debug, clap::Args)]

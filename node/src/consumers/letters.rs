@@ -161,7 +161,11 @@ fn reason(tries: &[Attempt]) -> String {
         Some(reason) => format!("{}: {reason}", attempt.outcome),
         None => attempt.outcome.clone(),
     });
-    format!("{} deliveries failed; the last one: {}", tries.len(), last.unwrap_or_default())
+    let last = last.unwrap_or_default();
+    match tries.len() {
+        1 => format!("the delivery failed: {last}"),
+        several => format!("{several} deliveries failed; the last one: {last}"),
+    }
 }
 
 /// What was said of a failure, so that it fits a mark and a table.

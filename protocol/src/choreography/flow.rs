@@ -51,8 +51,11 @@ pub struct Flow {
 pub struct Difference {
     /// Edges between types that were seen and are not declared, and how often.
     pub undeclared: BTreeMap<(String, String), u64>,
-    /// Edges between types that are declared and were not seen.
+    /// Edges between types that are declared and were not seen, although there were events of both types: whoever emitted the
+    /// second did not name the first.
     pub unseen: BTreeSet<(String, String)>,
+    /// Types that are declared and of which there was no event.
+    pub absent: BTreeSet<String>,
 }
 
 impl Flow {
@@ -105,7 +108,8 @@ impl Flow {
         }
         if let Some(edge) = self.edges.get_mut(&key) {
             edge.count += 1;
-            edge.latency_ms.saturating_record(latency_ms);
+            // It grows with the values, so that this cannot fail; `saturating_record` would take the greatest so far instead.
+            let _ = edge.latency_ms.record(latency_ms);
         }
     }
 
@@ -148,9 +152,14 @@ impl Flow {
         for ((from, to), edge) in &self.edges {
             *seen.entry((from.kind.clone(), to.kind.clone())).or_default() += edge.count;
         }
-        let unseen = declared.iter().filter(|edge| !seen.contains_key(*edge)).cloned().collect();
+        let present: BTreeSet<&str> = self.stations.keys().map(|station| &*station.kind).collect();
+        let is_present = |kind: &String| present.contains(kind.as_str());
+        let is_unseen =
+            |edge: &&(String, String)| is_present(&edge.0) && is_present(&edge.1) && !seen.contains_key(*edge);
+        let unseen = declared.iter().filter(is_unseen).cloned().collect();
+        let absent = declaration.events().keys().filter(|kind| !is_present(kind)).cloned().collect();
         seen.retain(|edge, _| !declared.contains(edge));
-        Difference { undeclared: seen, unseen }
+        Difference { undeclared: seen, unseen, absent }
     }
 
     /// A table for people: one line an edge, with its count, rate and latencies.
@@ -176,10 +185,12 @@ impl Flow {
             );
         }
         let (missing, omitted) = self.left_out();
-        for (count, what) in [(missing, "causes are missing"), (omitted, "events and edges are beyond the limits")] {
-            if count > 0 {
-                let _ = writeln!(out, "{count} {what}");
-            }
+        let lines = [
+            (missing, "cause is missing", "causes are missing"),
+            (omitted, "event or edge is beyond the limits", "events and edges are beyond the limits"),
+        ];
+        for (count, one, several) in lines.into_iter().filter(|(count, ..)| *count > 0) {
+            let _ = writeln!(out, "{count} {}", if count == 1 { one } else { several });
         }
         out
     }

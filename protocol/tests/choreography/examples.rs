@@ -29,7 +29,7 @@ fn the_examples_are_sound() {
 
 #[test]
 fn the_reference_is_true() {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/choreography.md");
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/choreography-reference.md");
     let page = std::fs::read_to_string(file).unwrap();
     let block = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let draft = Draft::from_toml(block).unwrap();

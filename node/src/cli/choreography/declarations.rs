@@ -103,7 +103,7 @@ fn parse(file: &str, text: &str) -> Result<Draft, CliError> {
 fn unreadable(file: &str, error: &DraftError) -> CliError {
     let hint = match error {
         DraftError::Form(_) => format!("`roundelay choreography check {file}` says all that is wrong"),
-        _ => "docs/choreography.md has the file's format".to_owned(),
+        _ => "docs/choreography-reference.md has the file's format".to_owned(),
     };
     CliError::failure(format!("{file}: {error}"), Some(&hint))
 }

@@ -47,8 +47,20 @@ fn a_flow_counts_and_measures_each_edge() {
     assert_eq!((flow.per_second(100), flow.left_out()), (Some(10.0), (1, 0)));
     let difference = flow.compare(&declaration);
     assert_eq!(difference.undeclared, [(("yes".to_owned(), "fee".to_owned()), 1)].into());
+    assert_eq!((difference.unseen, difference.absent), ([].into(), ["no".to_owned()].into()));
+    // An answer that names nothing.
+    let mute = [event(0, "asked", "a", &[]), event(1, "no", "n", &[])];
+    let difference = Flow::of(&mute, Some(&declaration)).compare(&declaration);
     assert_eq!(difference.unseen, [("asked".to_owned(), "no".to_owned())].into());
+    assert_eq!(difference.absent, ["yes".to_owned()].into());
+    assert!(flow.text().ends_with("\n1 cause is missing\n"), "{}", flow.text());
     assert!(flow.text().contains("asked (shop) -> yes (/bank): 100, 10.000/s, p50 50ms"), "{}", flow.text());
+    let slow = [event(0, "asked", "a", &[]), event(86_400_000, "yes", "y", &["a"])];
+    assert!(
+        Flow::of(&slow, None).text().contains("p50 1d, p90 1d, p99 1d, max 1d"),
+        "{}",
+        Flow::of(&slow, None).text()
+    );
     assert!(flow.mermaid().contains("-->|100 in 50ms|") && flow.dot().contains("100 in 50ms"));
 }
 
