@@ -123,6 +123,47 @@ fn what_both_sides_of_a_partition_do_has_the_same_ids() {
 }
 
 #[test]
+fn four_members_do_everything_while_one_dies_one_is_cut_off_and_one_comes_late() {
+    let mut mesh = Mesh::star(3);
+    mesh.connected(mesh.all());
+    let members: Vec<Service> = mesh.all().map(|node| member(&mesh[node])).collect();
+    see_each_other(&members.iter().collect::<Vec<_>>());
+    let (first, second) = (jobs("a"), jobs("b"));
+    publish(&mesh[0], "jobs", &first);
+    mesh.count("jobs", COUNT, mesh.all());
+    // Each has a share, and dies or is cut off with work at hand.
+    for service in &members {
+        let (some, all) = (service.fetch(4, 20_000), service.get("/lag"));
+        assert!(!some.is_empty() && all["of_other_members"].as_u64() > Some(0), "{all}");
+    }
+    mesh[2].kill();
+    let late = mesh.start(&[0], &[]);
+    mesh.connected([0, 1, late]);
+    let late_member = member(&mesh[late]);
+    publish(&mesh[0], "jobs", &second);
+    mesh.count("jobs", 2 * COUNT, [0, 1, late]);
+    mesh.network.partition(&[&[0, late], &[1]]);
+    let quiet = Duration::from_secs(70);
+    thread::scope(|scope| {
+        let cut_off = scope.spawn(|| work(&members[1], quiet));
+        let newcomer = scope.spawn(|| work(&late_member, quiet));
+        let done = work(&members[0], quiet);
+        let of_newcomer = newcomer.join().expect("the newcomer");
+        assert!(!done.is_empty() && !of_newcomer.is_empty(), "both have a share");
+        let both: BTreeSet<&String> = done.iter().chain(&of_newcomer).collect();
+        assert_eq!(both.len(), done.len() + of_newcomer.len(), "those who are linked do nothing twice");
+        assert!(!cut_off.join().expect("the one that was cut off").is_empty());
+    });
+
+    mesh.network.heal();
+    mesh.converge([0, 1, late]);
+    for node in [0, 1, late] {
+        let all = sorted([first.clone(), second.clone()].concat());
+        assert_eq!(packed(&mesh[node]), all, "node {node} has every job once");
+    }
+}
+
+#[test]
 fn what_a_member_prunes_of_the_others_does_not_hold_it_up() {
     let mesh = Mesh::star(2);
     mesh.connected(mesh.all());
