@@ -88,6 +88,9 @@ impl<S: Signer> Replica<S> {
             let asks = stepped && gap != place && gap.0 > 0 && !self.planted.is(Fault::DropGapRequest);
             if asks && !self.wants.was_denied(&range.log, &gap, &peer) {
                 self.wants.add_inner(&range.log, gap, [peer], self.now.mono_ms);
+            } else if asks && self.latest(&range.log).is_some_and(|record| gap.0 <= record.floor) {
+                // It was asked in vain before this came, and from the floor here on nobody is asked for it again.
+                self.skip_missing(range, peer, &[(gap.0, gap.0)]);
             }
             let broken = self.wants.is_promised(&range.log, &place, &peer) && !self.wants.came(&range.log, &place);
             let in_hole =

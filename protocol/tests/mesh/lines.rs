@@ -195,3 +195,26 @@ fn a_line_whose_beginning_nobody_has_does_not_stop_another_above_a_hole() {
     let record = node.replica.logs().next().unwrap();
     assert_eq!(record.holes.iter().map(|hole| (hole.from, hole.to)).collect::<Vec<_>>(), [(3, 30)]);
 }
+
+#[test]
+fn what_was_asked_in_vain_below_the_floor_does_not_stop_what_follows_it_later() {
+    let author = Stamp::of(9);
+    let (mut node, peer) = linked(6_000);
+    let one = line(&author, 1, 40);
+    for batch in one.iter().cloned() {
+        node.handle(at(10), Input::Batch { batch, source: Source::Import });
+    }
+    for tick in 0..100 {
+        node.sync(at(20 + tick));
+        node.handle(at(20 + tick), Input::Tick);
+    }
+    let floor = node.replica.logs().next().unwrap().floor;
+    let other = line(&author, 2, floor as usize + 1);
+    let (below, above) = (&other[floor as usize - 1], &other[floor as usize]);
+    let has: Vec<_> = one.iter().chain([above]).cloned().collect();
+    let effects = node.frame(at(200), peer, told(&[&one[39], below], 0));
+    answer(&mut node, 210, peer, effects, &has, Some((floor, floor)));
+    let effects = node.frame(at(300), peer, told(&[&one[39], above], 0));
+    run(&mut node, 310, peer, effects, &has, None);
+    assert!(has_tip(&node, above));
+}
