@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use roundelay_protocol::choreography::key_value::name_of;
 use roundelay_protocol::choreography::participant::Received;
 use roundelay_protocol::event::{EventView, Item};
 use roundelay_protocol::ids::Arrival;
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::log::{LogError, LogReader};
 
 /// Events that are remembered. Of more, those of some instances are forgotten: the deadlines of their waits end them.
-const MAX_PASSED: usize = 65_536;
-/// Marks: `passed/CONSUMER/HASH`, the hash of source and id in hexadecimal; the value is a [`Place`] in JSON.
+const MAX_PASSED: usize = 16_384;
+/// Marks: `passed/CONSUMER/NAME`, the digest of source and id in hexadecimal; the value is a [`Place`] in JSON.
 const PREFIX: &str = "passed/";
 
 /// Where an event is.
@@ -85,10 +86,8 @@ impl Passed {
     }
 
     fn mark(&self, place: &Place) -> Vec<u8> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&(place.source.len() as u64).to_le_bytes());
-        hasher.update(place.source.as_bytes()).update(place.id.as_bytes());
-        format!("{}{}", self.prefix, &hasher.finalize().to_hex()[..32]).into_bytes()
+        let name = u128::from_be_bytes(name_of(&place.source, &place.id));
+        format!("{}{name:032x}", self.prefix).into_bytes()
     }
 }
 

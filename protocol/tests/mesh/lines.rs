@@ -77,6 +77,22 @@ fn run(
     }
 }
 
+/// A node that has pruned the first events of an author's only line, its peer, that line, and the floor.
+fn pruned(author: &Stamp) -> (SimNode, Author, Vec<VerifiedBatch>, usize) {
+    let (mut node, peer) = linked(6_000);
+    let line = line(author, 1, 40);
+    for batch in line.iter().cloned() {
+        node.handle(at(10), Input::Batch { batch, source: Source::Import });
+    }
+    for tick in 0..100 {
+        node.sync(at(20 + tick));
+        node.handle(at(20 + tick), Input::Tick);
+    }
+    let floor = node.replica.logs().next().unwrap().floor as usize;
+    assert!((2..39).contains(&floor));
+    (node, peer, line, floor)
+}
+
 fn has_tip(node: &SimNode, batch: &VerifiedBatch) -> bool {
     node.replica.logs().any(|record| record.tips.iter().any(|tip| tip.hash == batch.hash()))
 }
@@ -149,18 +165,8 @@ fn a_line_whose_beginning_nobody_has_goes_on_above_the_floor() {
 #[test]
 fn what_found_no_room_is_asked_for_again_once_there_is() {
     let author = Stamp::of(9);
-    let (mut node, peer) = linked(6_000);
-    let one = line(&author, 1, 40);
-    for batch in one.iter().cloned() {
-        node.handle(at(10), Input::Batch { batch, source: Source::Import });
-    }
-    for tick in 0..100 {
-        node.sync(at(20 + tick));
-        node.handle(at(20 + tick), Input::Tick);
-    }
+    let (mut node, peer, one, floor) = pruned(&author);
     // Another line ends right above the floor: what it goes on from has to be seen, to know that it counts as pruned.
-    let floor = node.replica.logs().next().unwrap().floor as usize;
-    assert!((2..39).contains(&floor));
     let other = line(&author, 2, floor + 1);
     let has: Vec<_> = one.iter().chain(&other).cloned().collect();
     let asked = node.frame(at(200), peer, told(&[&one[39], &other[floor]], 0));
@@ -199,21 +205,12 @@ fn a_line_whose_beginning_nobody_has_does_not_stop_another_above_a_hole() {
 #[test]
 fn what_was_asked_in_vain_below_the_floor_does_not_stop_what_follows_it_later() {
     let author = Stamp::of(9);
-    let (mut node, peer) = linked(6_000);
-    let one = line(&author, 1, 40);
-    for batch in one.iter().cloned() {
-        node.handle(at(10), Input::Batch { batch, source: Source::Import });
-    }
-    for tick in 0..100 {
-        node.sync(at(20 + tick));
-        node.handle(at(20 + tick), Input::Tick);
-    }
-    let floor = node.replica.logs().next().unwrap().floor;
-    let other = line(&author, 2, floor as usize + 1);
-    let (below, above) = (&other[floor as usize - 1], &other[floor as usize]);
+    let (mut node, peer, one, floor) = pruned(&author);
+    let other = line(&author, 2, floor + 1);
+    let (below, above) = (&other[floor - 1], &other[floor]);
     let has: Vec<_> = one.iter().chain([above]).cloned().collect();
     let effects = node.frame(at(200), peer, told(&[&one[39], below], 0));
-    answer(&mut node, 210, peer, effects, &has, Some((floor, floor)));
+    answer(&mut node, 210, peer, effects, &has, Some((floor as u64, floor as u64)));
     let effects = node.frame(at(300), peer, told(&[&one[39], above], 0));
     run(&mut node, 310, peer, effects, &has, None);
     assert!(has_tip(&node, above));
