@@ -93,6 +93,8 @@ fn a_view_is_listed_by_page_and_prefix_and_what_has_no_data_takes_a_value_away()
 
     mesh[0].publish(TOPIC, "no key");
     assert_eq!(page(&http, "?limit=1")["without_key"], 1);
+    let said = mesh[0].cli(&["view", TOPIC, "--limit", "1"]).expect(exit::OK).stderr;
+    assert!(said.contains("left out: 1 event without a key"), "{said}");
     http.get(&format!("/v1/views/{TOPIC}?limit=0")).expect_problem(400, "bad_request");
     http.get("/v1/views/stock.*").expect_problem(400, "bad_topic");
 }

@@ -133,12 +133,10 @@ fn note_limits(output: &Output, info: &ViewInfo) {
         output.note(&format!("partial: events of {topic} were pruned here before they were read"));
     }
     if info.refused > 0 {
-        output.note(&format!(
-            "{} of further keys are left out: a view has room for no more",
-            many(info.refused, "event")
-        ));
+        let refused = many(info.refused, "event");
+        output.note(&format!("left out: {refused} of further keys, for which a view has no room"));
     }
     if info.without_key > 0 {
-        output.note(&format!("{} without a key are left out", many(info.without_key, "event")));
+        output.note(&format!("left out: {} without a key", many(info.without_key, "event")));
     }
 }
