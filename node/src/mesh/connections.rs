@@ -97,11 +97,11 @@ impl Driver {
             known.agent = agent.chars().take(64).collect();
         }
         let at = state.connections.iter().position(|known| known.id == connection).unwrap_or(0);
-        let former = state.connections[..at].iter().filter(|known| !known.agent.is_empty() && known.agent != agent);
-        let former: Vec<ConnectionId> = former.map(|known| known.id).collect();
-        for id in former {
+        let former = state.connections[..at].iter_mut().filter(|known| !known.agent.is_empty() && known.agent != agent);
+        for known in former {
+            known.is_former = true;
             tracing::info!(%peer, "another process of this peer has connected: the former connection is closed");
-            self.swarm.close_connection(id);
+            self.swarm.close_connection(known.id);
         }
     }
 
@@ -132,7 +132,14 @@ impl Driver {
         let dialed = endpoint.is_dialer();
         let flow = &self.shared.flow;
         let state = self.peers.entry(peer).or_insert_with(|| PeerState::new(unix_ms(), Backlog::new(flow.of(peer))));
-        state.connections.push(Connection { id: connection, address, dialed, agent: String::new() });
+        state.connections.push(Connection {
+            id: connection,
+            address,
+            dialed,
+            agent: String::new(),
+            since_ms: now_ms,
+            is_former: false,
+        });
         if state.connections.len() == 1 && opens(self.me, peer) {
             state.open_at_ms = Some(now_ms);
         }
@@ -145,14 +152,32 @@ impl Driver {
     fn on_closed(&mut self, peer: PeerId, connection: ConnectionId, remaining: u32, reason: &str) {
         let now_ms = self.now_ms();
         let Some(state) = self.peers.get_mut(&peer) else { return };
+        let was_former = state.connections.iter().any(|known| known.id == connection && known.is_former);
         state.connections.retain(|it| it.id != connection);
         if remaining > 0 {
+            if was_former {
+                self.move_link(peer, now_ms);
+            }
             return;
         }
         let reason = state.closing.take().map_or_else(|| reason.to_owned(), |closing| closing.reason);
         self.drop_link(peer, &reason);
         self.peers.remove(&peer);
         self.book.on_disconnected(peer, now_ms);
+    }
+
+    /// Gives the link to the process that took the place of another. A stream over a connection that this side closed
+    /// ends only when it is written to.
+    fn move_link(&mut self, peer: PeerId, now_ms: u64) {
+        let ours = opens(self.me, peer);
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if ours {
+            state.begin_anew(now_ms);
+        }
+        if ours || state.has_former_link() {
+            self.drop_link(peer, "another process of this peer took its place");
+        }
+        self.open_due(now_ms);
     }
 
     pub(crate) fn on_dial_failed(&mut self, connection: ConnectionId, error: &DialError) {

@@ -21,6 +21,10 @@ pub(crate) struct Connection {
     pub(crate) dialed: bool,
     /// What the process at its other end says that it is; empty until it said so.
     pub(crate) agent: String,
+    /// When it came up.
+    pub(crate) since_ms: u64,
+    /// Another process of the peer took its place, and it is being closed.
+    pub(crate) is_former: bool,
 }
 
 /// A peer that is being shown the door.
@@ -60,6 +64,17 @@ impl PeerState {
             agent: String::new(),
             since_unix_ms,
         }
+    }
+
+    /// Another process took this peer's place: how the streams of the former one ended is not held against it.
+    pub(crate) fn begin_anew(&mut self, now_ms: u64) {
+        self.reopen_ms = REOPEN_FIRST_MS;
+        self.open_at_ms = Some(now_ms);
+    }
+
+    /// Whether the link may have been of another connection than the one that came last.
+    pub(crate) fn has_former_link(&self) -> bool {
+        self.connections.last().is_some_and(|last| self.link_since_ms < last.since_ms)
     }
 
     /// The stream failed or could not be opened: say when to try again.

@@ -334,6 +334,19 @@ async fn two_processes_of_one_identity_are_noticed_and_oneself_is_not_a_twin() {
     assert_eq!(alone.mesh.counters().dials, 2);
 }
 
+/// Whichever side opens the link, each process that shares an identity gets it when it took over the connection.
+#[tokio::test]
+async fn twins_take_turns_at_the_link_of_a_third() {
+    for (hub, twins) in [(1, 2), (2, 1)] {
+        let hub = Node::start(config(hub)).await;
+        let (mut one, mut other) = (Node::joining(twins, &[&hub]).await, Node::joining(twins, &[&hub]).await);
+        for _ in 0..4 {
+            one.link().await;
+            other.link().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn both_dial_at_once_and_there_is_one_link() {
     let (mut a, mut b) = (Node::start(config(1)).await, Node::start(config(2)).await);
