@@ -22,6 +22,13 @@ impl Hlc {
     pub fn as_ms(self) -> u64 {
         self.0 >> 16
     }
+
+    /// Whether it is the start of a millisecond, as what [`Clock::stamp`] takes from the wall clock is. What follows
+    /// another stamp, since that was not below the wall clock, is so once in 65,536 times only.
+    #[must_use]
+    pub fn is_of_wall_clock(self) -> bool {
+        self.0 & 0xffff == 0
+    }
 }
 
 /// The greatest stamp seen, from which the next is made.

@@ -23,6 +23,8 @@ pub(crate) const RULE_MARK: &[u8] = b"topic/";
 pub(crate) const TOPICS_MARK: &[u8] = b"topics";
 /// A changed record is published, and candidates are told, at most so often.
 const TEND_MS: u64 = 500;
+/// Whoever noticed a twin tells it after so long: its stamps, which may be a second ahead, are past then.
+const TELL_TWIN_MS: u64 = 2_000;
 /// Links to co-subscribers that each topic has, if there are so many.
 const CO_SUBSCRIBERS: usize = 2;
 /// Candidates that are marked as wanted for a topic that lacks links.
@@ -43,7 +45,8 @@ pub(crate) struct Peers {
     problems: Vec<String>,
     warnings: Vec<String>,
     changed: bool,
-    tended: Instant,
+    /// Not before then.
+    tend_at: Instant,
 }
 
 impl Peers {
@@ -58,7 +61,7 @@ impl Peers {
             problems: Vec::new(),
             warnings: Vec::new(),
             changed: true,
-            tended: Instant::now(),
+            tend_at: Instant::now(),
         }
     }
 
@@ -161,8 +164,7 @@ impl Peers {
                     "another live process publishes with this node's identity"
                 );
                 // The other one learns of us by our next record.
-                self.published = None;
-                self.changed = true;
+                self.publish_again(TELL_TWIN_MS);
             }
             Notice::Forked { log, tips } => tracing::warn!(?log, tips, "a log has several lines: both are kept"),
             Notice::Cheat { log, batches: [one, other] } => {
@@ -191,13 +193,17 @@ impl Peers {
 
     /// This node's record could not be published: it is tried again.
     pub(super) fn record_refused(&mut self) {
+        self.publish_again(TEND_MS);
+    }
+
+    fn publish_again(&mut self, after_ms: u64) {
         self.published = None;
         self.changed = true;
-        self.tended = Instant::now();
+        self.tend_at = Instant::now() + Duration::from_millis(after_ms);
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.changed.then(|| self.tended + Duration::from_millis(TEND_MS))
+        self.changed.then_some(self.tend_at)
     }
 
     /// Whom the mesh may dial, and whom we want: co-subscribers of topics that have too few links to such.
@@ -277,12 +283,11 @@ impl Engine {
 
     /// Tells others when our record changed, and the mesh when theirs did.
     pub(super) async fn tend_peers(&mut self) {
-        let due = self.peers.tended.elapsed() >= Duration::from_millis(TEND_MS) || self.peers.published.is_none();
-        if !self.peers.changed || !due {
+        if !self.peers.changed || Instant::now() < self.peers.tend_at {
             return;
         }
         self.peers.changed = false;
-        self.peers.tended = Instant::now();
+        self.peers.tend_at = Instant::now() + Duration::from_millis(TEND_MS);
         let interest = self.replica.interest().clone();
         self.mesh.send(MeshCommand::Candidates(self.peers.candidates(&interest, &self.tended_topics()))).await;
         self.publish_record(&interest).await;

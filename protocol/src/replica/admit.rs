@@ -15,6 +15,8 @@ use crate::write_set::WriteSet;
 const GAP_GRACE_MS: u64 = 30;
 /// A twin's clock may be so far ahead of ours.
 const TWIN_AHEAD_MS: u64 = 1_000;
+/// Stamps that follow others rather than the wall clock may be so far ahead of it, where a peer's clock is.
+const CARRIED_AHEAD_MS: u64 = 60_000;
 
 /// The record with one more batch on top of one of its tips, or as a new line.
 pub(super) fn advance(record: &mut LogRecord, batch: &VerifiedBatch) {
@@ -336,6 +338,7 @@ impl<S: Signer> Replica<S> {
     /// little, cannot be told from a twin's by stamps in the future, so these say nothing. Of the time since our
     /// start the lesser counts that our two clocks say: where the wall clock runs slow or was set back, the start would
     /// move into an earlier life by the other, and where it was behind then and was set right since, by the wall clock.
+    /// A stamp that follows another's may be ahead of the clock of the life that gave it, as that other's clock was.
     fn look_for_twin(&mut self, batch: &VerifiedBatch) {
         let header = batch.header();
         let foreign = header.author == self.me && header.incarnation != self.incarnation;
@@ -345,7 +348,8 @@ impl<S: Signer> Replica<S> {
         let now_ms = self.wall_ms();
         let of_wall_ms = self.now.wall_ms.saturating_sub(self.started.wall_ms);
         let life_ms = self.now.mono_ms.saturating_sub(self.started.mono_ms).min(of_wall_ms);
-        let started = Hlc::from_ms(now_ms.saturating_sub(life_ms));
+        let carried_ms = if header.first_hlc.is_of_wall_clock() { 0 } else { CARRIED_AHEAD_MS };
+        let started = Hlc::from_ms(now_ms.saturating_sub(life_ms).saturating_add(carried_ms));
         let far = Hlc::from_ms(now_ms.saturating_add(TWIN_AHEAD_MS));
         if header.first_hlc > self.greatest_at_start.max(started) && header.first_hlc < far {
             self.twin = Some(header.incarnation);

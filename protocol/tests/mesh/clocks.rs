@@ -91,9 +91,13 @@ fn peers_that_see_different_days_convince_nobody() {
 
 /// What another life of the node published at this time of the wall clock turns up at another.
 fn is_twin(published_ms: u64, now: Now) -> bool {
+    is_twin_by(Hlc::from_ms(published_ms), now)
+}
+
+fn is_twin_by(stamp: Hlc, now: Now) -> bool {
     let (mut node, _) = linked(u64::MAX);
     let event = Event { kind: "t".into(), id: "1".into(), source: "s".into(), ..Event::default() };
-    let (topic, stamp) = (Topic::new("a").unwrap(), Hlc::from_ms(published_ms));
+    let topic = Topic::new("a").unwrap();
     let batch = batch::seal(&Stamp::of(1), &topic, Incarnation(7), Link::default(), stamp, &[event.encode().unwrap()]);
     node.handle(now, Input::Batch { batch, source: Source::Import });
     node.replica.twin().is_some()
@@ -112,4 +116,14 @@ fn a_clock_that_runs_slow_or_is_set_back_makes_no_twin_of_an_earlier_life() {
     let set_right = Now { mono_ms: 60_000, wall_ms: WALL_MS + HOUR_MS };
     assert!(!is_twin(WALL_MS + HOUR_MS - 61_000, set_right));
     assert!(is_twin(WALL_MS + HOUR_MS - 59_000, set_right));
+}
+
+#[test]
+fn stamps_that_follow_those_of_a_clock_that_is_ahead_make_no_twin_of_an_earlier_life() {
+    let now = Now { mono_ms: 120_000, wall_ms: WALL_MS + 120_000 };
+    let carried = |ms: u64| Hlc(Hlc::from_ms(WALL_MS + ms).0 + 1);
+    assert!(!is_twin_by(carried(250), now));
+    assert!(!is_twin_by(carried(59_000), now));
+    assert!(is_twin(WALL_MS + 250, now), "by its own clock it was stamped after our start");
+    assert!(is_twin_by(carried(61_000), now), "no clock is believed to have been ahead so far");
 }
