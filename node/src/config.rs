@@ -30,10 +30,12 @@ const DISK_SHARE: u64 = 10;
 const MAX_DEFAULT_CAP_BYTES: u64 = 10 << 30;
 /// Below this a store could hardly hold the batches that are underway.
 const MIN_CAP_BYTES: u64 = 16 << 20;
+/// More heartbeats than that are no use to anybody.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 const DEFAULTS_PLACE: &str = "the defaults";
 
 /// Every setting: its name in the file, and how it is written in a variable.
-const SETTINGS: [(&str, Kind); 18] = [
+const SETTINGS: [(&str, Kind); 19] = [
     ("name", Kind::One),
     ("mesh", Kind::One),
     ("mesh_key_file", Kind::One),
@@ -46,6 +48,7 @@ const SETTINGS: [(&str, Kind); 18] = [
     ("max_links", Kind::One),
     ("store.cap", Kind::One),
     ("publish.dedup_window", Kind::One),
+    ("heartbeat", Kind::One),
     ("limits.logs", Kind::One),
     ("limits.logs_per_author", Kind::One),
     ("limits.logs_per_topic", Kind::One),
@@ -133,6 +136,8 @@ pub struct Options {
     pub store_cap: Option<String>,
     /// `--api`
     pub api: Option<String>,
+    /// `--heartbeat`
+    pub heartbeat: Option<String>,
 }
 
 /// The settings in effect. The fields are described in the file that [`Settings::write_first`] writes.
@@ -152,6 +157,7 @@ pub struct Settings {
     pub store_cap_bytes: u64,
     pub log_limits: LogLimits,
     pub dedup_window: Duration,
+    pub heartbeat: Duration,
     pub api: ApiSettings,
 }
 
@@ -250,6 +256,7 @@ impl Settings {
             store_cap_bytes: self.store_cap_bytes,
             log_limits: self.log_limits,
             dedup_window: self.dedup_window,
+            heartbeat: self.heartbeat,
         })
     }
 }
@@ -289,6 +296,7 @@ fn default_layer() -> Layer {
         layer.set(setting, DEFAULTS_PLACE, value);
     }
     layer.set("publish.dedup_window", DEFAULTS_PLACE, format!("{} s", DEFAULT_DEDUP_WINDOW.as_secs()));
+    layer.set("heartbeat", DEFAULTS_PLACE, "0s");
     layer.set("mdns", DEFAULTS_PLACE, true);
     layer.set("api.open_metrics", DEFAULTS_PLACE, false);
     layer.set("min_links", DEFAULTS_PLACE, 5_i64);
@@ -329,6 +337,7 @@ fn flag_layer(options: &Options) -> Layer {
         ("mesh_key_file", "--mesh-key", key_file),
         ("store.cap", "--store-cap", options.store_cap.clone()),
         ("api.listen", "--api", options.api.clone()),
+        ("heartbeat", "--heartbeat", options.heartbeat.clone()),
     ];
     for (setting, flag, value) in ones {
         value.into_iter().for_each(|value| layer.set(setting, flag, value));
@@ -393,6 +402,7 @@ impl Reader {
             max_links: self.count("max_links")?,
             store_cap_bytes: self.store_cap(home)?,
             dedup_window: self.duration("publish.dedup_window")?,
+            heartbeat: self.heartbeat()?,
             log_limits: LogLimits {
                 total: self.count_to("limits.logs", MAX_LOGS)?,
                 per_author: self.count_to("limits.logs_per_author", MAX_LOGS)?,
@@ -454,6 +464,14 @@ impl Reader {
             count if (1..=most).contains(&count) => Ok(count as usize),
             other => Err(self.invalid(setting, format!("it must be from 1 to {most}, not {other}"))),
         }
+    }
+
+    fn heartbeat(&self) -> Result<Duration, ConfigError> {
+        let heartbeat = self.duration("heartbeat")?;
+        if heartbeat.is_zero() || heartbeat >= MIN_HEARTBEAT {
+            return Ok(heartbeat);
+        }
+        Err(self.invalid("heartbeat", format!("it is 0s, for none, or at least {} ms", MIN_HEARTBEAT.as_millis())))
     }
 
     fn duration(&self, setting: &str) -> Result<Duration, ConfigError> {

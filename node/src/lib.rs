@@ -26,6 +26,7 @@ pub mod participant;
 pub mod peer_id;
 pub mod record;
 mod report;
+pub mod stability;
 pub mod status;
 pub mod subscription;
 mod supervisor;

@@ -10,8 +10,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libp2p::{Multiaddr, PeerId};
+use parking_lot::RwLock;
 use roundelay_protocol::event::EncodedEvent;
 use roundelay_protocol::frame::Position;
+use roundelay_protocol::heartbeat::Heartbeats;
 use roundelay_protocol::ids::{Author, Incarnation, StoreEpoch};
 use roundelay_protocol::limits::{MAX_BATCH_BYTES, MAX_PATTERNS};
 use roundelay_protocol::replica::{Config, MissingReason, Now, Replica};
@@ -27,13 +29,14 @@ pub use types::{
 
 use crate::choreography::Observer;
 use crate::consumers::Consumers;
-use crate::engine::{Call, Dedup, Engine, Identifier, Measures, Parts, Peers, Publish, TOPICS_MARK};
+use crate::engine::{Beat, Call, Dedup, Engine, Identifier, Measures, Parts, Peers, Publish, TOPICS_MARK};
 use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
 use crate::mesh::{self, LinkInfo, Mesh, MeshCommand, MeshConfig, MeshCounters, Registry};
 use crate::metrics::{Figures, Format, Metrics, PeerFigures, QueueFigures};
 use crate::peer_id::{peer_id_of, text_of};
 use crate::record::NodeRecord;
 use crate::report;
+use crate::stability::Members;
 use crate::status::{Converged, HoleStatus, NodeInfo, NodeStatus, Readiness, ReadinessCheck, StoreStatus};
 use crate::subscription::{From, Subscription};
 use crate::traces::Stages;
@@ -73,6 +76,7 @@ struct Inner {
     observer: OnceLock<Observer>,
     consumers: OnceLock<Consumers>,
     views: Arc<views::Shared>,
+    heartbeats: Arc<RwLock<Heartbeats>>,
 }
 
 /// A handle to a running node; clones share it. The node goes on until [`Node::shutdown`], also without handles.
@@ -157,6 +161,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             clock_ms: wall_ms,
         };
+        let heartbeats = Arc::new(RwLock::new(known.heartbeats));
         let (publishes, publish_queue) = mpsc::channel(MAX_PUBLISHES);
         let (calls, call_queue) = mpsc::channel(MAX_CALLS);
         let (stop, stopped) = watch::channel(None);
@@ -169,6 +174,7 @@ impl Node {
             mesh_events,
             peers: Peers::new(me, record, known.directory),
             dedup,
+            beat: Beat::new(config.heartbeat, heartbeats.clone()),
             publishes: publish_queue,
             calls: call_queue,
             stopped: stop,
@@ -195,6 +201,7 @@ impl Node {
             observer: OnceLock::new(),
             consumers: OnceLock::new(),
             views: Arc::default(),
+            heartbeats,
         })))
     }
 
@@ -375,6 +382,15 @@ impl Node {
     ///
     /// # Errors
     /// When the node stopped.
+    pub(crate) async fn members(&self) -> Result<Members, CallError> {
+        self.call(Call::Members).await
+    }
+
+    /// The last heartbeat of each node.
+    pub(crate) fn heartbeats(&self) -> Heartbeats {
+        self.0.heartbeats.read().clone()
+    }
+
     pub(crate) async fn patterns(&self) -> Result<Vec<Pattern>, CallError> {
         self.call(Call::Patterns).await
     }

@@ -5,10 +5,10 @@ use crate::heads::LogKey;
 use crate::ids::Author;
 use crate::limits::{MAX_EXCLUDED, MAX_PATTERNS, MAX_TOPIC_BYTES};
 use crate::rules::Writers;
-use crate::topic::{CHOREOGRAPHIES_TOPIC, MESH_TOPIC, Pattern, Topic};
+use crate::topic::{CHOREOGRAPHIES_TOPIC, HEARTBEATS_TOPIC, MESH_TOPIC, Pattern, Topic};
 
 /// The topics that a node subscribes to and the authors that it leaves out. Every node takes part in
-/// `_mesh` and `_choreographies`.
+/// `_mesh`, `_choreographies` and `_heartbeats`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interest {
     /// Patterns of the topics it stores and pulls; at most [`MAX_PATTERNS`], sorted.
@@ -35,7 +35,7 @@ impl Interest {
     /// Whether events of the topic are stored by a node of this interest, whoever published them.
     #[must_use]
     pub fn covers(&self, topic: &Topic) -> bool {
-        matches!(topic.as_str(), MESH_TOPIC | CHOREOGRAPHIES_TOPIC)
+        matches!(topic.as_str(), MESH_TOPIC | CHOREOGRAPHIES_TOPIC | HEARTBEATS_TOPIC)
             || self.patterns.iter().any(|pattern| pattern.matches(topic))
     }
 

@@ -14,6 +14,7 @@ pub mod consumer;
 pub mod event;
 pub mod frame;
 pub mod heads;
+pub mod heartbeat;
 pub mod hlc;
 pub mod ids;
 pub mod interest;

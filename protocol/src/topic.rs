@@ -4,6 +4,7 @@
 //! end, for one or more. Topics whose first token starts with `_` belong to the system: wildcards in the first place
 //! do not match them.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use crate::limits::MAX_TOPIC_BYTES;
 pub const MESH_TOPIC: &str = "_mesh";
 /// The system topic of the declarations of choreographies.
 pub const CHOREOGRAPHIES_TOPIC: &str = "_choreographies";
+/// The system topic in which nodes say how far their own logs go. Of each author the last event stays.
+pub const HEARTBEATS_TOPIC: &str = "_heartbeats";
 
 /// Why a text is no topic or pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +67,12 @@ fn check(text: &str, wildcards: bool) -> Result<(), TopicError> {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
+impl Borrow<str> for Topic {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Topic {
     /// Checks and takes a topic's text.
     ///
@@ -84,6 +93,12 @@ impl Topic {
     #[must_use]
     pub fn choreographies() -> Self {
         Self(CHOREOGRAPHIES_TOPIC.into())
+    }
+
+    /// The topic of heartbeats.
+    #[must_use]
+    pub fn heartbeats() -> Self {
+        Self(HEARTBEATS_TOPIC.into())
     }
 
     /// The text.
@@ -129,6 +144,12 @@ impl Pattern {
     #[must_use]
     pub fn all() -> Self {
         Self(">".into())
+    }
+
+    /// The pattern of one topic.
+    #[must_use]
+    pub fn of(topic: &Topic) -> Self {
+        Self(topic.0.clone())
     }
 
     /// The text.
@@ -203,7 +224,7 @@ mod tests {
 
     #[test]
     fn topics_are_checked() {
-        for good in ["a", "orders.placed", "a-b_c.D1", MESH_TOPIC, CHOREOGRAPHIES_TOPIC] {
+        for good in ["a", "orders.placed", "a-b_c.D1", MESH_TOPIC, CHOREOGRAPHIES_TOPIC, HEARTBEATS_TOPIC] {
             assert!(Topic::new(good).is_ok(), "{good}");
         }
         for bad in ["", ".", "a.", ".a", "a..b", "a b", "a.*", ">", "ä", "a/b", "a\0"] {

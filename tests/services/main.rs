@@ -24,4 +24,5 @@ mod reading;
 mod retention;
 mod safety;
 mod sse_clients;
+mod stable;
 mod views;

@@ -1,6 +1,7 @@
 //! The client of a node's API, as the command line uses it.
 
 mod choreographies;
+mod stability;
 mod views;
 
 use std::future::Future;

@@ -24,6 +24,7 @@ mod problem;
 mod publish;
 mod rules;
 pub mod server;
+mod stability;
 pub mod tcp;
 mod token;
 pub mod types;

@@ -23,7 +23,9 @@ use utoipa_axum::routes;
 use super::problem::ApiError;
 use super::tcp::{self, TcpError, TcpOptions};
 use super::types::{Code, MAX_BODY_BYTES, MAX_STREAMS};
-use super::{causes, choreographies, consumers, events, health, leftover, log, openapi, peers, publish, rules, views};
+use super::{
+    causes, choreographies, consumers, events, health, leftover, log, openapi, peers, publish, rules, stability, views,
+};
 use crate::choreography::MAX_SCANS;
 use crate::consumers::Consumers;
 use crate::metrics::HttpMeters;
@@ -210,6 +212,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(events::stream))
         .routes(routes!(views::list_view))
         .routes(routes!(views::view_value))
+        .routes(routes!(stability::show_stability))
+        .routes(routes!(stability::leave_out, stability::take_in))
         .routes(routes!(consumers::list_consumers))
         .routes(routes!(consumers::put, consumers::get, consumers::remove))
         .routes(routes!(consumers::seek))

@@ -21,6 +21,7 @@ mod output;
 mod peers;
 mod publish;
 mod rules;
+mod stable;
 mod status;
 mod sub;
 mod table;
@@ -99,6 +100,7 @@ enum Command {
     Dlq(dlq::Args),
     On(on::Args),
     View(view::Args),
+    Stable(stable::Args),
     Choreography(choreography::Args),
     Instances(instances::Args),
     Trace(causes::TraceArgs),
@@ -125,6 +127,7 @@ impl Command {
             Self::Dlq(args) => dlq::run(context, args).await,
             Self::On(args) => on::run(context, args).await,
             Self::View(args) => view::run(context, args).await,
+            Self::Stable(args) => stable::run(context, args).await,
             Self::Choreography(args) => choreography::run(context, args).await,
             Self::Instances(args) => instances::run(context, args).await,
             Self::Trace(args) => causes::trace(context, args).await,

@@ -62,6 +62,10 @@ pub(crate) struct Args {
     /// What the store may take, such as 2GiB [default: a tenth of the disk, at most 10 GiB]
     #[arg(long, value_name = "SIZE")]
     store_cap: Option<String>,
+    /// Say so often, while anything is published, that nothing earlier of this node is still to come: 1s, say; see
+    /// `roundelay stable` [default: 0s, never]
+    #[arg(long, value_name = "DURATION")]
+    heartbeat: Option<String>,
     /// How to log to stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "ROUNDELAY_LOG_FORMAT", hide_env_values = true)]
     log_format: LogFormat,
@@ -98,6 +102,7 @@ fn options(args: Args) -> Options {
         no_mdns: args.no_mdns,
         store_cap: args.store_cap,
         api: args.api,
+        heartbeat: args.heartbeat,
     }
 }
 

@@ -132,6 +132,10 @@ fn note_limits(output: &Output, info: &ViewInfo) {
     if info.is_partial {
         output.note(&format!("partial: events of {topic} were pruned here before they were read"));
     }
+    if info.exceptions > 0 {
+        let exceptions = many(info.exceptions, "event");
+        output.note(&format!("{exceptions} came at or before what was stable: see `roundelay stable`"));
+    }
     if info.refused > 0 {
         let refused = many(info.refused, "event");
         output.note(&format!("left out: {refused} of further keys, for which a view has no room"));

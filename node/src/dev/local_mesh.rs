@@ -52,6 +52,8 @@ pub struct LocalMeshOptions {
     pub store_cap_bytes: u64,
     /// Serve each node's API over TCP on loopback, too.
     pub api: bool,
+    /// Between two heartbeats of each node; zero for none.
+    pub heartbeat: Duration,
 }
 
 impl LocalMeshOptions {
@@ -63,6 +65,7 @@ impl LocalMeshOptions {
             parent: None,
             store_cap_bytes: 10 << 30,
             api: false,
+            heartbeat: Duration::ZERO,
         }
     }
 }
@@ -164,6 +167,7 @@ impl LocalMesh {
             log_limits: roundelay_protocol::quota::LogLimits::default(),
             api: ApiSettings { listen: options.api.then_some(FREE_PORT), ..ApiSettings::default() },
             dedup_window: crate::node::DEFAULT_DEDUP_WINDOW,
+            heartbeat: options.heartbeat,
         };
         let node = Node::start(settings.node_config(&home, keypair)?).await?;
         settings.write_first(&home)?;

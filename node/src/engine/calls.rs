@@ -22,6 +22,7 @@ use crate::metrics::PeerFigures;
 use crate::node::{CallError, Committed, Transaction};
 use crate::peer_id::author_of;
 use crate::record::Directory;
+use crate::stability::Members;
 use crate::traces::Stages;
 
 /// A transaction, and who waits for it.
@@ -65,6 +66,8 @@ pub(crate) enum Call {
     Probe(oneshot::Sender<u32>),
     /// What is subscribed to.
     Patterns(oneshot::Sender<Vec<Pattern>>),
+    /// Who takes part, as far as it is known.
+    Members(oneshot::Sender<Members>),
     JoinTopics(Pattern, oneshot::Sender<()>),
     /// The nodes whose records name a pattern, each with whether it is linked.
     Subscribers(Pattern, oneshot::Sender<Vec<(Author, bool)>>),
@@ -144,6 +147,10 @@ impl Engine {
                 }
                 self.probes.insert(id, reply);
                 self.feed(Input::Probe { id }).await;
+            }
+            Call::Members(reply) => {
+                let names = self.peers.directory().iter().map(|(author, node)| (*author, node.record.name.clone()));
+                let _ = reply.send(Members { names: names.collect(), interest: self.replica.interest().clone() });
             }
             Call::Patterns(reply) => drop(reply.send(self.replica.interest().patterns.clone())),
             Call::JoinTopics(pattern, reply) => {

@@ -1,6 +1,7 @@
 //! The engine: one task that feeds the replica with what happens, and does what it says. It owns the replica; everyone
 //! else reaches it over bounded queues.
 
+mod beat;
 mod calls;
 mod dedup;
 mod inbox;
@@ -21,10 +22,11 @@ use roundelay_protocol::ids::{Arrival, Author, BatchHash, StoreEpoch};
 use roundelay_protocol::replica::{Effect, Input, KeyedBatch, MEMORY_MARK, Now, Replica, Source};
 use roundelay_protocol::sequencer::MAX_QUEUED_BYTES;
 use roundelay_protocol::sign::Ed25519Signer;
-use roundelay_protocol::topic::{MESH_TOPIC, Topic};
+use roundelay_protocol::topic::{HEARTBEATS_TOPIC, MESH_TOPIC, Topic};
 use roundelay_protocol::write_set::WriteSet;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use beat::Beat;
 pub(crate) use calls::{Call, Facts, Measures, Publish};
 pub(crate) use dedup::{Dedup, Identifier};
 use inbox::Inbound;
@@ -69,6 +71,7 @@ pub(crate) struct Parts {
     pub(crate) mesh_events: mpsc::Receiver<MeshEvent>,
     pub(crate) peers: Peers,
     pub(crate) dedup: Dedup,
+    pub(crate) beat: Beat,
     pub(crate) publishes: mpsc::Receiver<Publish>,
     pub(crate) calls: mpsc::Receiver<Call>,
     pub(crate) stopped: watch::Sender<Option<String>>,
@@ -91,6 +94,7 @@ pub(crate) struct Engine {
     stopped: watch::Sender<Option<String>>,
     links: BTreeMap<Author, Peer>,
     dedup: Dedup,
+    beat: Beat,
     parked: Parked,
     own_writes: OwnWrites,
     /// What became durable last, while that is being told.
@@ -101,7 +105,7 @@ pub(crate) struct Engine {
     probes: BTreeMap<u64, oneshot::Sender<u32>>,
     last_id: u64,
     gossip_topics: BTreeSet<Topic>,
-    /// Records of nodes on their way to the disk, by the write that holds them.
+    /// Records of nodes and heartbeats on their way to the disk, by the write that holds them.
     records: VecDeque<(u64, VerifiedBatch)>,
     started: Instant,
     failure: Option<String>,
@@ -166,6 +170,7 @@ impl Engine {
             stopped: parts.stopped,
             links: BTreeMap::new(),
             dedup: parts.dedup,
+            beat: parts.beat,
             parked: Parked::default(),
             own_writes: OwnWrites::default(),
             arrived: Arrived::default(),
@@ -238,7 +243,7 @@ impl Engine {
         let drain = filling.then(|| Instant::now() + Duration::from_millis(10));
         let ack = self.deadlines.first().map(|(at, _)| *at);
         let replica = self.started + Duration::from_millis(self.replica.deadline_ms());
-        [drain, ack, Some(replica), self.peers.next_deadline(), self.disk.next_look()]
+        [drain, ack, Some(replica), self.peers.next_deadline(), self.beat.next_deadline(), self.disk.next_look()]
             .into_iter()
             .flatten()
             .min()
@@ -260,6 +265,7 @@ impl Engine {
         let inputs: Vec<Input> = drained.chain([Input::Tick]).collect();
         self.feed_all(inputs).await;
         self.tend_peers().await;
+        self.beat_if_due().await;
     }
 
     async fn take_log_event(&mut self, event: LogEvent) {
@@ -433,7 +439,9 @@ impl Engine {
 
     /// Writes of one turn go to the log together.
     async fn append(&mut self, token: u64, set: WriteSet) {
-        let records = set.batches.iter().filter(|batch| batch.header().topic.as_str() == MESH_TOPIC);
+        set.batches.iter().for_each(|batch| self.beat.note(batch));
+        let is_told = |topic: &Topic| [MESH_TOPIC, HEARTBEATS_TOPIC].contains(&topic.as_str());
+        let records = set.batches.iter().filter(|batch| is_told(&batch.header().topic));
         self.records.extend(records.map(|batch| (token, batch.clone())));
         if !set.batches.is_empty() {
             let me = self.replica.author();

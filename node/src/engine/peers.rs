@@ -273,7 +273,7 @@ impl Engine {
         while self.records.front().is_some_and(|(at, _)| *at <= token)
             && let Some((_, batch)) = self.records.pop_front()
         {
-            changed |= self.peers.directory.learn(&batch);
+            changed |= !self.beat.learn(&batch) && self.peers.directory.learn(&batch);
         }
         if changed {
             self.peers.touch();

@@ -244,7 +244,8 @@ impl Engine {
                 self.dedup.forget(id, waiting.plotted.new_events());
                 let _ = waiting.reply.send(Err(CallError::Refused(refusal.clone())));
             }
-            // Only this node's record is published with nobody waiting for it.
+            None if self.beat.was_refused(id) => {}
+            // Nothing else but this node's record is published with nobody waiting for it.
             None => self.peers.record_refused(),
         }
     }

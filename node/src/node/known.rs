@@ -2,12 +2,14 @@
 
 use libp2p::Multiaddr;
 use roundelay_protocol::arrival_times::ArrivalTimes;
+use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::heads::LogRecord;
+use roundelay_protocol::heartbeat::Heartbeats;
 use roundelay_protocol::ids::Author;
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::replica::ARRIVAL_TIMES_MARK;
 use roundelay_protocol::rules::{Rule, Rules};
-use roundelay_protocol::topic::{MESH_TOPIC, Pattern};
+use roundelay_protocol::topic::{HEARTBEATS_TOPIC, MESH_TOPIC, Pattern};
 
 use super::NodeConfig;
 use crate::engine::{BLOCK_MARK, JOIN_MARK, RULE_MARK, TOPICS_MARK};
@@ -24,17 +26,18 @@ pub(super) struct Known {
     pub(super) arrival_times: ArrivalTimes,
     pub(super) joins: Vec<Multiaddr>,
     pub(super) directory: Directory,
+    pub(super) heartbeats: Heartbeats,
 }
 
 impl Known {
     pub(super) fn read(reader: &LogReader, records: &[LogRecord], config: &NodeConfig) -> Result<Self, LogError> {
-        let mut directory = Directory::default();
-        for record in records.iter().filter(|record| record.key.topic.as_str() == MESH_TOPIC) {
-            for tip in &record.tips {
-                for batch in reader.range(&record.key, tip.seq - 1, tip.seq, MAX_RECORD_READ)? {
-                    directory.learn(&batch);
-                }
-            }
+        let (mut directory, mut heartbeats) = (Directory::default(), Heartbeats::default());
+        let of_topic = |topic: &'static str| records.iter().filter(move |record| record.key.topic.as_str() == topic);
+        for batch in last_batches(reader, of_topic(MESH_TOPIC))? {
+            directory.learn(&batch);
+        }
+        for batch in last_batches(reader, of_topic(HEARTBEATS_TOPIC))? {
+            heartbeats.learn(&batch);
         }
         let remembered = reader.mark(TOPICS_MARK)?.and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
         let patterns = match remembered {
@@ -54,8 +57,23 @@ impl Known {
             arrival_times,
             joins: joins.iter().filter_map(|(name, _)| text(name)).collect(),
             directory,
+            heartbeats,
         })
     }
+}
+
+/// The batches at the ends of logs.
+fn last_batches<'a>(
+    reader: &LogReader,
+    records: impl Iterator<Item = &'a LogRecord>,
+) -> Result<Vec<VerifiedBatch>, LogError> {
+    let mut found = Vec::new();
+    for record in records {
+        for tip in &record.tips {
+            found.extend(reader.range(&record.key, tip.seq - 1, tip.seq, MAX_RECORD_READ)?);
+        }
+    }
+    Ok(found)
 }
 
 /// The rules that the store keeps.

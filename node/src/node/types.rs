@@ -44,6 +44,8 @@ pub struct NodeConfig {
     /// For how long an event that is published again, by its topic, source and id, is acknowledged and not stored again;
     /// zero for never. At most 1,000,000 events are known.
     pub dedup_window: Duration,
+    /// Between two heartbeats, by which others know that nothing earlier of this node is still to come; zero for none.
+    pub heartbeat: Duration,
 }
 
 /// How long published events are known unless told otherwise.

@@ -65,6 +65,10 @@ pub struct PlayOptions {
     /// Milliseconds that nothing of an instance may have come before what is owed is undone, so that what is on its
     /// way can still change who decided first.
     pub settle_ms: u64,
+    /// Undo only what is stable besides: when everything of the choreography's topics up to what is to be undone is here,
+    /// of every node that counts (see [`crate::stability`]), so that no earlier event can turn up with which it had won.
+    /// Needs heartbeats from all nodes; a silent one holds undoing up until it is left out.
+    pub undo_when_stable: bool,
 }
 
 impl Default for PlayOptions {
@@ -77,6 +81,7 @@ impl Default for PlayOptions {
             max_backoff_ms: 60_000,
             handling_limit_ms: 30_000,
             settle_ms: 5_000,
+            undo_when_stable: false,
         }
     }
 }

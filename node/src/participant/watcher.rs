@@ -166,6 +166,21 @@ async fn tell_failure(stage: &Stage, event: &Received, reason: &str, attempts: u
     stage.publish(planned.flatten().into_iter().collect()).await
 }
 
+/// Up to when nothing that matters can change any more, in milliseconds since 1970.
+async fn stable_ms(stage: &Stage) -> u64 {
+    if !stage.options.undo_when_stable {
+        return u64::MAX;
+    }
+    let patterns = stage.observer.topics(stage.participant.choreography());
+    match stage.node.stability(patterns).await {
+        Ok(stability) => stability.stable_ms,
+        Err(error) => {
+            tracing::warn!(%error, role = stage.participant.role(), "it is not known what is stable: nothing is undone yet");
+            0
+        }
+    }
+}
+
 /// Undoes what superseded events of this role did. False: something is still owed.
 async fn undo_owed(stage: &Stage, correlation: &str) -> bool {
     let participant = &stage.participant;
@@ -175,9 +190,10 @@ async fn undo_owed(stage: &Stage, correlation: &str) -> bool {
     });
     let owed = owed.unwrap_or_default();
     let is_settled = owed.is_empty();
+    let stable_ms = if is_settled { 0 } else { stable_ms(stage).await };
     for (event, superseded) in owed {
         let now_ms = wall_ms();
-        if now_ms < event.at_ms + stage.options.settle_ms + turn_ms(stage, &event.id) {
+        if stable_ms <= event.at_ms || now_ms < event.at_ms + stage.options.settle_ms + turn_ms(stage, &event.id) {
             continue;
         }
         let undone = worker::respond(stage, event, Reason::Undo(Box::new(superseded)), 1).await;

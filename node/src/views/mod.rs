@@ -11,11 +11,13 @@ mod types;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use roundelay_protocol::topic::Topic;
+use roundelay_protocol::hlc::Hlc;
+use roundelay_protocol::topic::{Pattern, Topic};
 use tokio::sync::Semaphore;
 
 use crate::log::{LogError, LogReader};
 use crate::node::{CallError, Node};
+use crate::stability::StabilityError;
 use topic_view::TopicView;
 pub use types::{ViewEntry, ViewInfo, ViewPage, ViewValue};
 
@@ -86,7 +88,8 @@ impl Views {
     /// When the log cannot be read, or the node stops.
     pub async fn page(&self, topic: &Topic, query: ViewQuery) -> Result<ViewPage, ViewError> {
         let about = self.about(topic).await?;
-        let page = self.read(topic, move |view, log| view.page(log, &query)).await?;
+        let stable = about.stable;
+        let page = self.read(topic, stable, move |view, log| view.page(log, &query)).await?;
         Ok(ViewPage { info: about.apply(page.info), ..page })
     }
 
@@ -96,27 +99,36 @@ impl Views {
     /// When the log cannot be read, or the node stops.
     pub async fn value(&self, topic: &Topic, key: String) -> Result<ViewValue, ViewError> {
         let about = self.about(topic).await?;
-        let value = self.read(topic, move |view, log| view.value(log, &key)).await?;
+        let value = self.read(topic, about.stable, move |view, log| view.value(log, &key)).await?;
         Ok(ViewValue { info: about.apply(value.info), ..value })
     }
 
     async fn about(&self, topic: &Topic) -> Result<About, ViewError> {
         let (rules, patterns) = (self.node.rules().await?, self.node.patterns().await?);
         let keeps_last = rules.of(topic).is_some_and(|(_, rule)| rule.keyed && !rule.expires());
-        Ok(About { keeps_last, is_subscribed: patterns.iter().any(|pattern| pattern.matches(topic)) })
+        let is_subscribed = patterns.iter().any(|pattern| pattern.matches(topic));
+        // Before anything is read: what is stable by then is in the view afterwards.
+        let stable = match self.node.stability(vec![Pattern::of(topic)]).await {
+            Ok(stability) => stability.stable,
+            Err(StabilityError::Call(error)) => return Err(error.into()),
+            Err(StabilityError::Log(error)) => return Err(error.into()),
+            Err(_) => Hlc(0),
+        };
+        Ok(About { keeps_last, is_subscribed, stable })
     }
 
     /// Has a view read what is new, and looks at it, where others do not have to wait for it.
     async fn read<T: Send + 'static>(
         &self,
         topic: &Topic,
+        stable: Hlc,
         look: impl FnOnce(&mut TopicView, &LogReader) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let (view, log) = (self.shared.find(topic), self.node.log());
         let permit = self.shared.readers.clone().acquire_owned().await.map_err(|_| LogError::Closed)?;
         let read = move || {
             let mut view = view.lock();
-            view.catch_up(&log)?;
+            view.catch_up(&log, stable)?;
             let found = look(&mut view, &log);
             drop(permit);
             found
@@ -130,6 +142,8 @@ struct About {
     /// Whether its rule lets nothing go but what later events of a key supersede.
     keeps_last: bool,
     is_subscribed: bool,
+    /// Everything at or before this stamp is here.
+    stable: Hlc,
 }
 
 impl About {

@@ -9,6 +9,7 @@ use roundelay_protocol::choreography::frontier::Frontier;
 use roundelay_protocol::choreography::key_value::{KeyValue, Write, name_of};
 use roundelay_protocol::choreography::view::{Bounds, Input};
 use roundelay_protocol::event::Item;
+use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author};
 use roundelay_protocol::topic::Topic;
 use serde_json::value::RawValue;
@@ -41,6 +42,9 @@ pub(super) struct TopicView {
     key_bytes: usize,
     without_key: u64,
     refused: u64,
+    /// The greatest stamp that was called stable.
+    stable: Hlc,
+    exceptions: u64,
 }
 
 impl TopicView {
@@ -61,11 +65,13 @@ impl TopicView {
             key_bytes: 0,
             without_key: 0,
             refused: 0,
+            stable: Hlc(0),
+            exceptions: 0,
         }
     }
 
-    /// Reads what is new, as far as there is time.
-    pub(super) fn catch_up(&mut self, log: &LogReader) -> Result<(), LogError> {
+    /// Reads what is new, as far as there is time. Everything at or before `stable` is in the log.
+    pub(super) fn catch_up(&mut self, log: &LogReader, stable: Hlc) -> Result<(), LogError> {
         let until = Instant::now() + TIME_LIMIT;
         // Before anything is read: what is pruned meanwhile was read, or is noticed the next time.
         self.note_pruned(log)?;
@@ -78,6 +84,9 @@ impl TopicView {
             }
             self.after = scan.next;
             self.is_up_to_date = self.after >= last;
+            if self.is_up_to_date {
+                self.stable = self.stable.max(stable);
+            }
             if self.is_up_to_date || Instant::now() >= until {
                 return Ok(());
             }
@@ -111,6 +120,7 @@ impl TopicView {
                 }
                 self.key_bytes += key.len();
             }
+            self.exceptions += u64::from(event.hlc <= self.stable);
             let rank = Rank { stamp: event.hlc, batch: batch.hash(), index: index as u32 };
             let value = (!event.data.is_empty()).then_some((arrival, index));
             let write = Write { name: name_of(event.source, event.id), value };
@@ -130,6 +140,8 @@ impl TopicView {
             is_subscribed: true,
             is_partial: self.is_partial,
             is_up_to_date: self.is_up_to_date,
+            stable_ms: self.stable.as_ms(),
+            exceptions: self.exceptions,
             keys: self.with_value().count(),
             without_key: self.without_key,
             refused: self.refused,
@@ -143,9 +155,9 @@ impl TopicView {
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while entries.len() < query.limit.min(MAX_VIEW_LISTED) && bytes < MAX_VIEW_PAGE_BYTES {
             let Some((key, at)) = wanted.next() else { break };
-            let event = read(log, at)?;
-            bytes += key.len() + event.as_ref().map_or(0, |event| event.get().len());
-            entries.push(ViewEntry { key: key.to_owned(), event });
+            let (event, stamp) = read(log, at)?.unzip();
+            bytes += key.len() + event.as_ref().map_or(0, |event: &Box<RawValue>| event.get().len());
+            entries.push(ViewEntry { key: key.to_owned(), event, is_stable: self.is_stable(stamp) });
         }
         let next = wanted.peek().and(entries.last()).map(|last| last.key.clone());
         Ok(ViewPage { info: self.info(), entries, next })
@@ -153,13 +165,18 @@ impl TopicView {
 
     pub(super) fn value(&self, log: &LogReader, key: &str) -> Result<ViewValue, LogError> {
         let at = self.values.tentative(key).and_then(|slot| slot.value().copied());
-        let event = at.map_or(Ok(None), |at| read(log, at))?;
-        Ok(ViewValue { info: self.info(), key: key.to_owned(), is_pruned: at.is_some() && event.is_none(), event })
+        let (event, stamp) = at.map_or(Ok(None), |at| read(log, at))?.unzip();
+        let (is_pruned, is_stable) = (at.is_some() && event.is_none(), self.is_stable(stamp));
+        Ok(ViewValue { info: self.info(), key: key.to_owned(), is_pruned, is_stable, event })
+    }
+
+    fn is_stable(&self, stamp: Option<Hlc>) -> bool {
+        stamp.is_some_and(|stamp| stamp <= self.stable)
     }
 }
 
-/// The event at a place, as a CloudEvent. None when it was pruned.
-fn read(log: &LogReader, (arrival, index): At) -> Result<Option<Box<RawValue>>, LogError> {
+/// The event at a place, as a CloudEvent, and its stamp. None when it was pruned.
+fn read(log: &LogReader, (arrival, index): At) -> Result<Option<(Box<RawValue>, Hlc)>, LogError> {
     let Some(batch) = log.batch(arrival)? else { return Ok(None) };
     let found = batch.items().nth(index);
     let Some((seq, Item::Event(event))) = found else { return Ok(None) };
@@ -167,5 +184,6 @@ fn read(log: &LogReader, (arrival, index): At) -> Result<Option<Box<RawValue>>, 
     let place = Place { topic: batch.header().topic.as_str(), author: &author, seq, arrival };
     let mut json = Vec::new();
     write_event(&mut json, &event, &place);
-    Ok(String::from_utf8(json).ok().and_then(|json| RawValue::from_string(json).ok()))
+    let json = String::from_utf8(json).ok().and_then(|json| RawValue::from_string(json).ok());
+    Ok(json.map(|json| (json, event.hlc)))
 }

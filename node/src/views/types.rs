@@ -12,6 +12,8 @@ pub struct ViewEntry {
     /// Its last event, as a CloudEvent. None: it was pruned here after the view had read it.
     #[schema(value_type = Option<Object>)]
     pub event: Option<Box<RawValue>>,
+    /// Whether no event that is older than this one can come any more. Newer ones always may.
+    pub is_stable: bool,
 }
 
 /// How far a view can be relied on.
@@ -27,6 +29,12 @@ pub struct ViewInfo {
     pub is_partial: bool,
     /// False when not everything that is stored was read in the time that there is for an answer. The next one goes on.
     pub is_up_to_date: bool,
+    /// Everything of the topic that was stamped before this millisecond since 1970 is here: what was the last event of a key
+    /// then stays it. 0 where that is not known; see `stable`.
+    pub stable_ms: u64,
+    /// Events that came although they were at or before what had been called stable: of nodes that were left out, that were
+    /// not known yet, or that came back from an old copy. They count like any other.
+    pub exceptions: u64,
     /// Keys that have values.
     pub keys: usize,
     /// Events without a key: they are in no view.
@@ -58,6 +66,8 @@ pub struct ViewValue {
     /// Its last event, as a CloudEvent. None: there is none, or it has no data, which takes a key's value away.
     #[schema(value_type = Option<Object>)]
     pub event: Option<Box<RawValue>>,
+    /// Whether no event that is older than this one can come any more. Newer ones always may.
+    pub is_stable: bool,
     /// Whether the key had a value whose event was pruned here.
     pub is_pruned: bool,
 }

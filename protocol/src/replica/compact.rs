@@ -20,7 +20,7 @@ use crate::hlc::Hlc;
 use crate::ids::{Arrival, Author};
 use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::sign::Signer;
-use crate::topic::Topic;
+use crate::topic::{HEARTBEATS_TOPIC, Topic};
 use crate::write_set::WriteSet;
 
 /// Time between two looks whether a topic has to be walked over.
@@ -51,8 +51,12 @@ impl KeyHash {
     /// The hash of a key.
     #[must_use]
     pub fn of(key: &str) -> Self {
+        Self::of_bytes(key.as_bytes())
+    }
+
+    fn of_bytes(key: &[u8]) -> Self {
         let mut hash = [0; 16];
-        hash.copy_from_slice(&blake3::hash(key.as_bytes()).as_bytes()[..16]);
+        hash.copy_from_slice(&blake3::hash(key).as_bytes()[..16]);
         Self(hash)
     }
 }
@@ -73,6 +77,11 @@ impl KeyedBatch {
     #[must_use]
     pub fn of(arrival: Arrival, batch: &VerifiedBatch) -> Self {
         let (mut keys, mut keyless) = (BTreeMap::new(), false);
+        if batch.header().topic.as_str() == HEARTBEATS_TOPIC {
+            // Whatever its events call themselves: nobody supersedes another author's.
+            keys.insert(KeyHash::of_bytes(&batch.header().author.0), batch.header().last_hlc);
+            return Self { batch: OldBatch::of(arrival, batch, batch.bytes().len() as u64), keys, keyless };
+        }
         for (_, item) in batch.items() {
             match item {
                 // Stamps rise within a batch.
@@ -158,7 +167,7 @@ impl Compaction {
 impl<S: Signer> Replica<S> {
     /// When keyed topics are to be looked at next.
     pub(super) fn compaction_due_ms(&self) -> Option<u64> {
-        (self.rules.have_keyed() && !self.compaction.listing).then_some(self.compaction.look_at_ms)
+        (self.has_keyed() && !self.compaction.listing).then_some(self.compaction.look_at_ms)
     }
 
     /// Own events of a topic that no peer had before, one may have now.
@@ -174,7 +183,7 @@ impl<S: Signer> Replica<S> {
     /// Begins a walk over a keyed topic, or goes on with it.
     pub(super) fn compact_if_due(&mut self) {
         let now_ms = self.now.mono_ms;
-        if !self.rules.have_keyed() || self.compaction.listing || now_ms < self.compaction.look_at_ms {
+        if !self.has_keyed() || self.compaction.listing || now_ms < self.compaction.look_at_ms {
             return;
         }
         self.compaction.look_at_ms = now_ms + PART_MS;
@@ -198,7 +207,7 @@ impl<S: Signer> Replica<S> {
     /// The store is beyond its cap: whether superseded events of keyed topics are to go before any others do.
     pub(super) fn walks_before_pruning(&mut self) -> bool {
         let begins = self.compaction.walk.is_none();
-        let walks = self.rules.have_keyed() && self.walks();
+        let walks = self.has_keyed() && self.walks();
         if walks && begins {
             self.compaction.look_at_ms = self.now.mono_ms;
         }
@@ -254,8 +263,14 @@ impl<S: Signer> Replica<S> {
         walked.hindered_since_ms.is_some_and(|since_ms| has_doubled || since_ms + HOLES_MS <= self.now.mono_ms)
     }
 
+    /// Whether of each key of the topic the last event stays: by its rule, or since it is that of heartbeats.
     pub(super) fn is_keyed(&self, topic: &Topic) -> bool {
-        self.rules.of(topic).is_some_and(|(_, rule)| rule.keyed)
+        topic.as_str() == HEARTBEATS_TOPIC || self.rules.of(topic).is_some_and(|(_, rule)| rule.keyed)
+    }
+
+    /// Whether any topic may be keyed.
+    pub(super) fn has_keyed(&self) -> bool {
+        self.rules.have_keyed() || self.topics_seen.contains(HEARTBEATS_TOPIC)
     }
 
     /// A part of the walk came: batches of its topic, and what is to be looked at next is what arrived before `next`.

@@ -7,6 +7,7 @@
 //! - `logs` is what the disk holds; `latest` differs from it only where a write is on its way.
 
 mod admit;
+mod beat;
 mod clocks;
 mod compact;
 mod expire;
@@ -388,7 +389,7 @@ impl<S: Signer> Replica<S> {
     /// A log's durable state changed.
     fn install(&mut self, record: LogRecord) {
         let key = record.key.clone();
-        if self.rules.expire() || self.rules.have_keyed() {
+        if self.rules.expire() || self.has_keyed() {
             self.survey.note_change(&key.topic);
         }
         let old = self.logs.insert(key.clone(), record);

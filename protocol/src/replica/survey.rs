@@ -74,10 +74,13 @@ impl<S: Signer> Replica<S> {
         for topic in std::mem::take(&mut self.survey.changed) {
             self.survey.excess.remove(&topic);
             self.survey.grown.remove(&topic);
-            let Some((_, rule)) = self.rules.of(&topic) else { continue };
+            let (rule, is_keyed) = (self.rules.of(&topic).map(|(_, rule)| rule), self.is_keyed(&topic));
+            if rule.is_none() && !is_keyed {
+                continue;
+            }
             let has = self.amount_of(&topic);
-            let excess = has.beyond(rule);
-            if rule.keyed && has.events > self.compaction.left(&topic) {
+            let excess = rule.map_or_else(Amount::default, |rule| has.beyond(rule));
+            if is_keyed && has.events > self.compaction.left(&topic) {
                 self.survey.grown.insert(topic.clone(), has.events);
             }
             if !excess.is_nothing() {

@@ -28,7 +28,7 @@ pub fn topics(bytes: &[u8]) {
             assert_eq!(pattern.matches(&topic), matches, "{pattern_text:?} {line:?}");
             let log = LogKey { topic: topic.clone(), author: Author([1; 32]) };
             let interest = Interest::new(vec![pattern.clone()], vec![Author([2; 32])]);
-            assert_eq!(interest.covers(&topic), matches || ["_mesh", "_choreographies"].contains(&line));
+            assert_eq!(interest.covers(&topic), matches || ["_mesh", "_choreographies", "_heartbeats"].contains(&line));
             assert_eq!(interest.holds(&Author([3; 32]), &log), interest.covers(&topic));
             assert!(interest.holds(&Author([1; 32]), &log), "an author holds what it publishes");
             assert!(

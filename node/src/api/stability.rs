@@ -1,0 +1,89 @@
+//! What cannot change any more, and who holds it up.
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::openapi;
+use super::peers::{parse_pattern, parse_peer};
+use super::problem::ApiError;
+use super::server::Api;
+use super::types::Code;
+use crate::stability::{Stability, StabilityError};
+
+impl From<StabilityError> for ApiError {
+    fn from(error: StabilityError) -> Self {
+        match error {
+            StabilityError::Log(error) => error.into(),
+            StabilityError::Call(error) => error.into(),
+            StabilityError::TooManyTopics(_) => Self::new(Code::BadRequest, error),
+            StabilityError::NotSubscribed(_) => {
+                Self::new(Code::BadRequest, error).with_hint("`roundelay topics join` has it subscribe")
+            }
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StabilityParameters {
+    /// Topics and patterns, separated by commas. All unless it is said which.
+    topic: Option<String>,
+}
+
+/// Up to when everything that was published to some topics is here.
+///
+/// Every known node counts, by what it published last or by its last heartbeat, unless it is left out. Nodes give
+/// heartbeats when `heartbeat` is set.
+#[utoipa::path(
+    get,
+    path = "/stability",
+    tag = openapi::EVENTS,
+    params(StabilityParameters),
+    responses((status = 200, body = Stability), ApiError)
+)]
+pub(super) async fn show_stability(
+    State(api): State<Api>,
+    parameters: Result<Query<StabilityParameters>, QueryRejection>,
+) -> Result<Json<Stability>, ApiError> {
+    let Query(StabilityParameters { topic }) = parameters?;
+    let texts = topic.as_deref().unwrap_or(">").split(',');
+    let patterns = texts.map(parse_pattern).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json(api.node.stability(patterns).await?))
+}
+
+/// Leaves a node out, for good: its silence holds nothing up, and what still comes of it may be an exception.
+#[utoipa::path(
+    put,
+    path = "/stability/left-out/{id}",
+    tag = openapi::PEERS,
+    params(("id" = String, Path, description = "Its peer id")),
+    responses((status = 204, description = "Left out"), ApiError)
+)]
+pub(super) async fn leave_out(
+    State(api): State<Api>,
+    peer: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    api.node.leave_out(parse_peer(&peer?)?, true).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Has a node that was left out count again.
+#[utoipa::path(
+    delete,
+    path = "/stability/left-out/{id}",
+    tag = openapi::PEERS,
+    params(("id" = String, Path, description = "Its peer id")),
+    responses((status = 204, description = "It counts"), ApiError)
+)]
+pub(super) async fn take_in(
+    State(api): State<Api>,
+    peer: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    api.node.leave_out(parse_peer(&peer?)?, false).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,78 @@
+//! When this node says how far its own logs go: soon after anything was stored, and not again while nothing is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use roundelay_protocol::batch::VerifiedBatch;
+use roundelay_protocol::heartbeat::Heartbeats;
+use roundelay_protocol::replica::Input;
+use roundelay_protocol::topic::{HEARTBEATS_TOPIC, Topic};
+
+use super::Engine;
+use crate::peer_id::text_of;
+
+/// Heartbeats that are given, and those that came.
+pub(crate) struct Beat {
+    /// Between two of them; `None` for none.
+    every: Option<Duration>,
+    due: Instant,
+    /// Something was stored since the last.
+    has_news: bool,
+    /// The last one, while it is not durable.
+    under_way: Option<u64>,
+    known: Arc<RwLock<Heartbeats>>,
+}
+
+impl Beat {
+    pub(crate) fn new(every: Duration, known: Arc<RwLock<Heartbeats>>) -> Self {
+        let every = (!every.is_zero()).then_some(every);
+        Self { every, due: Instant::now(), has_news: false, under_way: None, known }
+    }
+
+    /// A batch is on its way to the disk.
+    pub(super) fn note(&mut self, batch: &VerifiedBatch) {
+        self.has_news |= !batch.header().topic.is_system();
+    }
+
+    /// A batch of heartbeats is durable. False: it is of something else.
+    pub(super) fn learn(&mut self, batch: &VerifiedBatch) -> bool {
+        let is_beat = batch.header().topic.as_str() == HEARTBEATS_TOPIC;
+        if is_beat {
+            self.known.write().learn(batch);
+        }
+        is_beat
+    }
+
+    /// Whether a publication that was refused was a heartbeat. The next one comes in its turn.
+    pub(super) fn was_refused(&mut self, id: u64) -> bool {
+        let is_beat = self.under_way == Some(id);
+        self.has_news |= is_beat;
+        is_beat
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        (self.every.is_some() && self.has_news).then_some(self.due)
+    }
+}
+
+impl Engine {
+    /// Gives a heartbeat when it is time for one.
+    pub(super) async fn beat_if_due(&mut self) {
+        let Some(every) = self.beat.every else { return };
+        if !self.beat.has_news || Instant::now() < self.beat.due {
+            return;
+        }
+        self.beat.has_news = false;
+        self.beat.due = Instant::now() + every;
+        let Some(heartbeat) = self.replica.heartbeat(self.now()) else { return };
+        match heartbeat.to_event(format!("/nodes/{}", text_of(&self.replica.author()))).encode() {
+            Ok(event) => {
+                self.last_id += 1;
+                self.beat.under_way = Some(self.last_id);
+                self.feed(Input::publish(self.last_id, Topic::heartbeats(), vec![event], 0)).await;
+            }
+            Err(error) => tracing::error!(%error, "a heartbeat cannot be published"),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What is undone waits until nothing earlier can come any more, where a participant asks for that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use roundelay::choreography::publish;
+use roundelay::choreography::read_draft;
+use roundelay::dev::{LocalMesh, LocalMeshOptions};
+use roundelay::node::Node;
+use roundelay::participant::{PlayOptions, Playing};
+use roundelay_protocol::choreography::Participant;
+use roundelay_protocol::choreography::participant::{Call, Emission};
+use roundelay_protocol::event::Event;
+use roundelay_protocol::topic::{Pattern, Topic};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const NAME: &str = "order-saga";
+const SETTLE_MS: u64 = 500;
+
+async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < LIMIT, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn publish_step(node: &Node, topic: &str, kind: &str, cause: Option<&str>) {
+    let event = Event {
+        kind: kind.to_owned(),
+        id: kind.to_owned(),
+        source: "/by-hand".to_owned(),
+        key: Some("o-1".to_owned()),
+        correlation: Some("o-1".to_owned()),
+        causes: cause.map(str::to_owned).into_iter().collect(),
+        ..Event::default()
+    };
+    let topic = Topic::new(topic).expect("a topic");
+    node.publish(topic, vec![event.encode().expect("an event")], 0).await.expect("published");
+}
+
+fn verdict(node: &Node) -> String {
+    let judged = node.observer().instance(NAME, "o-1");
+    judged.map(|judged| judged.instance.verdict().as_str().to_owned()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undoing_waits_for_a_silent_node_until_it_comes_back_or_is_left_out() {
+    for is_left_out in [false, true] {
+        let heartbeat = Duration::from_millis(200);
+        let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1", "n2"]) });
+        let mesh = mesh.await.expect("a mesh");
+        let draft = read_draft(include_str!("../examples/declarations/order_saga.toml")).expect("a draft");
+        publish(&mesh[0], &draft, true).await.expect("a declaration");
+        publish_step(&mesh[0], "orders.placed", "order.placed", None).await;
+        eventually("the order is everywhere", async || (0..3).all(|nth| verdict(&mesh[nth]) == "pending")).await;
+        let refunds = Arc::new(AtomicUsize::new(0));
+        let count = refunds.clone();
+        let payment = Participant::new(NAME, "payment")
+            .on("stock.reserved", |_: Call| std::future::ready(Ok(vec![Emission::new("payment.accepted")])))
+            .undo("payment.accepted", move |_: Call| {
+                count.fetch_add(1, Ordering::Relaxed);
+                std::future::ready(Ok(vec![Emission::new("payment.refunded")]))
+            });
+        let options =
+            PlayOptions { shared: false, settle_ms: SETTLE_MS, undo_when_stable: true, ..PlayOptions::default() };
+        let playing = Playing::start(&mesh[1], payment, options).await.expect("a role");
+
+        // Refused on one side and reserved, a little later, on the other, where it is paid.
+        mesh[0].set_offline(true).await;
+        mesh[2].set_offline(true).await;
+        publish_step(&mesh[0], "orders.stock", "stock.refused", Some("order.placed")).await;
+        publish_step(&mesh[1], "orders.stock", "stock.reserved", Some("order.placed")).await;
+        let is_paid = || mesh[1].observer().instance(NAME, "o-1").is_some_and(|it| it.instance.state == "paid");
+        eventually("it is paid", async || is_paid()).await;
+        mesh[0].set_offline(false).await;
+        eventually("the refusal counts", async || verdict(&mesh[1]) == "superseded").await;
+
+        // Nobody knows what the third node did before, so that nothing is undone however long nothing comes.
+        tokio::time::sleep(Duration::from_millis(6 * SETTLE_MS)).await;
+        assert_eq!(refunds.load(Ordering::Relaxed), 0, "left out: {is_left_out}");
+        let held_up = mesh[1].stability(vec![Pattern::new("orders.>").expect("a pattern")]).await.expect("an answer");
+        assert_eq!(held_up.nodes[0].name.as_deref(), Some("n2"), "{held_up:?}");
+        match is_left_out {
+            true => mesh[1].leave_out(mesh[2].id(), true).await.expect("left out"),
+            false => mesh[2].set_offline(false).await,
+        }
+        eventually("it is refunded", async || refunds.load(Ordering::Relaxed) == 1).await;
+        playing.stop().await;
+        mesh.shutdown().await;
+    }
+}
