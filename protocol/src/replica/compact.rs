@@ -78,7 +78,7 @@ impl KeyedBatch {
     pub fn of(arrival: Arrival, batch: &VerifiedBatch) -> Self {
         let (mut keys, mut keyless) = (BTreeMap::new(), false);
         if batch.header().topic.as_str() == HEARTBEATS_TOPIC {
-            // Whatever its events call themselves: nobody supersedes another author's.
+            // Whatever keys its events have: of each author one stays.
             keys.insert(KeyHash::of_bytes(&batch.header().author.0), batch.header().last_hlc);
             return Self { batch: OldBatch::of(arrival, batch, batch.bytes().len() as u64), keys, keyless };
         }

@@ -5,6 +5,7 @@
 mod bounds;
 mod clocks;
 mod floods;
+mod heartbeats;
 mod hostile;
 mod keyed;
 mod liars;
