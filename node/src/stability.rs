@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use libp2p::PeerId;
 use roundelay_protocol::choreography::frontier::Frontier;
 use roundelay_protocol::heads::LogKey;
-use roundelay_protocol::heartbeat::{Heartbeats, received};
+use roundelay_protocol::heartbeat::{Heartbeats, MAX_BEATING, received};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author};
 use roundelay_protocol::interest::Interest;
@@ -39,6 +39,9 @@ pub enum StabilityError {
     /// More topics than are looked at.
     #[error("{0} topics match: at most {MAX_STABLE_TOPICS} are looked at, so name fewer")]
     TooManyTopics(usize),
+    /// More nodes than are looked at.
+    #[error("{0} nodes are known: what is stable can be said of at most {MAX_BEATING}; block those that are gone")]
+    TooManyNodes(usize),
     /// A node has no part in the topics.
     #[error("this node does not subscribe to '{0}', so it cannot know what is stable there")]
     NotSubscribed(Pattern),
@@ -120,6 +123,9 @@ fn judge(
         .collect();
     let known = names.keys().chain(heartbeats.iter().map(|(author, _)| author));
     let authors: BTreeSet<Author> = known.filter(|author| !interest.excludes(author)).copied().collect();
+    if authors.len() > MAX_BEATING {
+        return Err(StabilityError::TooManyNodes(authors.len()));
+    }
     let mut frontier = Frontier::new(authors.iter().filter(|author| !left_out.contains(author)).copied());
     let mut nodes = Vec::with_capacity(authors.len());
     for author in authors {

@@ -19,7 +19,7 @@ impl From<StabilityError> for ApiError {
         match error {
             StabilityError::Log(error) => error.into(),
             StabilityError::Call(error) => error.into(),
-            StabilityError::TooManyTopics(_) => Self::new(Code::BadRequest, error),
+            StabilityError::TooManyTopics(_) | StabilityError::TooManyNodes(_) => Self::new(Code::BadRequest, error),
             StabilityError::NotSubscribed(_) => {
                 Self::new(Code::BadRequest, error).with_hint("`roundelay topics join` has it subscribe")
             }

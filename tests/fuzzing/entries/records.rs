@@ -1,8 +1,9 @@
-//! What nodes say of themselves in `_mesh`.
+//! What nodes say of themselves in `_mesh` and `_heartbeats`.
 
 use roundelay::record::{Directory, MAX_LISTED_TOPICS, NodeRecord, RECORD_KIND};
 use roundelay_protocol::batch::{Link, seal};
 use roundelay_protocol::event::Event;
+use roundelay_protocol::heartbeat::{Heartbeat, MAX_HEARTBEAT_TOPICS};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::Incarnation;
 use roundelay_protocol::limits::MAX_PATTERNS;
@@ -10,8 +11,12 @@ use roundelay_protocol::topic::Topic;
 
 use super::stand_in::Stamp;
 
-/// Any bytes as the data of a node's record, before and after a sound one.
+/// Any bytes as the data of a node's record, before and after a sound one, and as a heartbeat.
 pub fn records(bytes: &[u8]) {
+    if let Ok(heartbeat) = Heartbeat::decode(bytes) {
+        assert!(heartbeat.ends.len() <= MAX_HEARTBEAT_TOPICS && heartbeat.upto <= Hlc::CEILING);
+        assert_eq!(Heartbeat::decode(&heartbeat.encode()).expect("what was written"), heartbeat);
+    }
     let sound = NodeRecord {
         name: "sound".into(),
         addresses: vec![],
