@@ -5,6 +5,7 @@
 //! - [`http`] is one node and clients of its API
 //! - [`reconcile`] is two nodes that meet again
 //! - [`choreography`] is one node that judges instances and plays a role
+//! - [`stable`] is several nodes that tell each other how far their logs go
 //! - `load` makes events, publishes them and reads them; all three use it
 //! - `machine` says what the process has used, and what it runs on
 //! - [`Report`] is what each returns
@@ -17,6 +18,7 @@ mod machine;
 pub mod publish;
 pub mod reconcile;
 mod report;
+pub mod stable;
 
 pub use machine::{Machine, Usage};
 pub use report::{Figure, Report};
@@ -71,6 +73,9 @@ pub enum BenchError {
     /// A choreography could not be declared or played.
     #[error("the choreography cannot be played: {0}")]
     Choreography(String),
+    /// What is stable cannot be said.
+    #[error("what is stable is not known: {0}")]
+    Stability(String),
     /// What should happen did not, so there is nothing to measure.
     #[error("{what} did not happen within {limit_s} s: this is a defect, or the machine is overloaded")]
     Stalled {

@@ -1,6 +1,7 @@
 //! `roundelay bench`: measures real nodes on this machine.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::TypedValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,6 +11,7 @@ use crate::bench::deliver::{self, DeliverOptions};
 use crate::bench::http::{self, HttpOptions};
 use crate::bench::publish::{self, PublishOptions};
 use crate::bench::reconcile::{self, Part, ReconcileOptions};
+use crate::bench::stable::{self, StableOptions};
 use crate::bench::{BenchError, Length, MIN_SIZE};
 
 use super::error::CliError;
@@ -26,6 +28,7 @@ Examples:
   roundelay bench http-replay               events a second that a replay gives
   roundelay bench http-follow               how much later a follower has an event
   roundelay bench choreography              events judged, and handled by a role
+  roundelay bench stable                    when an event is known to be stable
   roundelay bench reconcile                 what it takes to catch up, and to stay in sync";
 
 /// Measure publishing, delivery and reconciliation on this machine.
@@ -117,6 +120,25 @@ enum What {
         #[arg(long, default_value_t = 65_533, value_parser = clap::value_parser!(u64).range(9..=1_000_000))]
         judged: u64,
         /// Where to make the node's home, to measure that disk [default: the system's temporary folder]
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
+    /// How long after its publication another node knows that nothing earlier than an event can come any more
+    #[command(after_help = EXAMPLES)]
+    Stable {
+        /// Nodes of the mesh
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=32))]
+        nodes: u8,
+        /// Time between two heartbeats of each node
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::duration)]
+        heartbeat: Duration,
+        /// Events to publish
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        count: u64,
+        /// Events a second
+        #[arg(long, default_value_t = 10.0, value_parser = values::rate)]
+        rate: f64,
+        /// Where to make the nodes' homes, to measure that disk [default: the system's temporary folder]
         #[arg(long, value_name = "FOLDER")]
         dir: Option<PathBuf>,
     },
@@ -227,6 +249,10 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
             What::Choreography { count, judged, dir } => {
                 Ok(choreography::run(&ChoreographyOptions { count, judged, dir }, &bar).await?)
             }
+            What::Stable { nodes, heartbeat, count, rate, dir } => {
+                let options = StableOptions { nodes: nodes.into(), heartbeat, count, rate, dir };
+                Ok(stable::run(&options, &bar).await?)
+            }
             What::Reconcile { common, part, missed, logs, changed, quiet_for } => {
                 let all = [Part::Missed, Part::Changed, Part::InSync, Part::Idle];
                 let options = ReconcileOptions {
@@ -292,6 +318,7 @@ mod tests {
             &["roundelay", "bench", "http-replay", "--count", "1000", "--size", "64"],
             &["roundelay", "bench", "http-follow", "--rate", "10", "--seconds", "1"],
             &["roundelay", "bench", "choreography", "--count", "100"],
+            &["roundelay", "bench", "stable", "--nodes", "2", "--heartbeat", "200ms"],
             &["roundelay", "bench", "reconcile", "--part", "idle", "--quiet-for", "5", "-q"],
         ] {
             if let Err(error) = Cli::try_parse_from(args) {
