@@ -26,6 +26,7 @@ fn config(home: &tempfile::TempDir, name: &str, join: Vec<libp2p::Multiaddr>) ->
         store_cap_bytes: 1 << 30,
         log_limits: roundelay_protocol::quota::LogLimits::default(),
         dedup_window: roundelay::node::DEFAULT_DEDUP_WINDOW,
+        heartbeat: Duration::ZERO,
     }
 }
 

@@ -28,6 +28,7 @@ fn config(home: &tempfile::TempDir, keypair: &Keypair) -> NodeConfig {
         store_cap_bytes: 1 << 30,
         log_limits: roundelay_protocol::quota::LogLimits::default(),
         dedup_window: DEFAULT_DEDUP_WINDOW,
+        heartbeat: Duration::ZERO,
     }
 }
 

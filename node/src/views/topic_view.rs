@@ -156,7 +156,7 @@ impl TopicView {
         while entries.len() < query.limit.min(MAX_VIEW_LISTED) && bytes < MAX_VIEW_PAGE_BYTES {
             let Some((key, at)) = wanted.next() else { break };
             let (event, stamp) = read(log, at)?.unzip();
-            bytes += key.len() + event.as_ref().map_or(0, |event: &Box<RawValue>| event.get().len());
+            bytes += key.len() + event.as_deref().map_or(0, |event: &RawValue| event.get().len());
             entries.push(ViewEntry { key: key.to_owned(), event, is_stable: self.is_stable(stamp) });
         }
         let next = wanted.peek().and(entries.last()).map(|last| last.key.clone());
