@@ -51,6 +51,11 @@ fn both_sides_of_a_partition_show_the_last_value_of_each_key_once_they_meet() {
         let whole = ["is_subscribed", "is_partial", "is_up_to_date"].map(|name| page[name].as_bool().unwrap());
         assert_eq!((whole, &page["keys"], &page["next"]), ([true, false, true], &json!(2), &Value::Null));
         assert_eq!(page["entries"][0]["event"]["id"], "4");
+        // Who said so is told by name, and to programs by the id.
+        assert_eq!(page["entries"][0]["event"]["rdlauthor"], mesh[0].id());
+        let listed = node.cli(&["view", TOPIC]).expect(exit::OK).stdout;
+        let authors: Vec<_> = listed.lines().skip(1).map(|line| line.split_whitespace().rev().nth(1)).collect();
+        assert_eq!(authors, [Some("node-0"); 2], "{listed}");
     }
 }
 

@@ -60,6 +60,11 @@ pub(crate) fn names(status: &NodeStatus) -> BTreeMap<String, String> {
     peers.chain([(status.node.id.clone(), status.node.name.clone())]).collect()
 }
 
+/// What people know a node by: its name, or else the end of its id.
+pub(crate) fn known_as<'a>(names: &'a BTreeMap<String, String>, id: &'a str) -> &'a str {
+    names.get(id).map_or_else(|| short_id(id), String::as_str)
+}
+
 /// A peer id as people can tell it from others.
 pub(crate) fn short_id(id: &str) -> &str {
     let start = id.char_indices().rev().nth(SHORT_ID - 1).map_or(0, |(at, _)| at);
@@ -172,5 +177,8 @@ mod tests {
         assert_eq!(short_id("12D3KooWGzBbHkW9aN3Vd"), "kW9aN3Vd");
         assert_eq!(short_id("abc"), "abc");
         assert_eq!(short_id(""), "");
+        let names = BTreeMap::from([("12D3KooWGzBbHkW9aN3Vd".to_owned(), "berlin".to_owned())]);
+        assert_eq!(known_as(&names, "12D3KooWGzBbHkW9aN3Vd"), "berlin");
+        assert_eq!(known_as(&names, "12D3KooWGzBbHkW9aN3Ve"), "kW9aN3Ve");
     }
 }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::context::short_id;
+use super::context::known_as;
 use super::error::CliError;
 use super::output::{Output, Tone};
 use super::table::{safe, time};
@@ -82,13 +82,12 @@ pub(crate) fn readable(
     output: &Output,
 ) -> Result<String, CliError> {
     let when = event.time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).map_or_else(String::new, time);
-    let author = names.get(&event.author).map_or_else(|| short_id(&event.author), String::as_str);
     let head = format!(
         "{}  {}  {}  {}",
         output.paint(Tone::Faint, &when),
         output.paint(Tone::Name, &safe(&event.topic)),
         safe(&event.kind),
-        output.paint(Tone::Faint, &safe(author)),
+        output.paint(Tone::Faint, &safe(known_as(names, &event.author))),
     );
     Ok(match event.payload()? {
         Data::None => head,

@@ -1,11 +1,13 @@
 //! `roundelay view`: the last value of each key of a topic.
 
+use std::collections::BTreeMap;
+
 use roundelay_protocol::topic::Topic;
 
 use crate::api::types::ViewPageQuery;
 use crate::views::{MAX_VIEW_LISTED, ViewInfo, ViewPage, ViewValue};
 
-use super::context::short_id;
+use super::context::{known_as, names};
 use super::error::{CliError, shell_word};
 use super::events::{Data, EventLine};
 use super::table::{self, many, safe, time};
@@ -69,7 +71,13 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
             break;
         }
     }
-    all.map_or(Ok(()), |all| show_all(&context.output, &all))
+    let Some(all) = all else { return Ok(()) };
+    if context.output.is_json() {
+        return context.output.json(&all);
+    }
+    // Without names ids are shown.
+    let names = client.status().await.map(|status| names(&status)).unwrap_or_default();
+    show_all(&context.output, &all, &names)
 }
 
 fn show_value(output: &Output, value: &ViewValue) -> Result<(), CliError> {
@@ -86,10 +94,7 @@ fn show_value(output: &Output, value: &ViewValue) -> Result<(), CliError> {
     Ok(())
 }
 
-fn show_all(output: &Output, page: &ViewPage) -> Result<(), CliError> {
-    if output.is_json() {
-        return output.json(page);
-    }
+fn show_all(output: &Output, page: &ViewPage, names: &BTreeMap<String, String>) -> Result<(), CliError> {
     if page.entries.is_empty() {
         output.note("no key is like that");
     } else {
@@ -107,7 +112,7 @@ fn show_all(output: &Output, page: &ViewPage) -> Result<(), CliError> {
                 Data::Bytes(bytes) => format!("({} bytes)", bytes.len()),
             };
             let since = since.map_or_else(|| "-".into(), time);
-            table.add_row([safe(&entry.key), since, short_id(&event.author).to_owned(), value]);
+            table.add_row([safe(&entry.key), since, safe(known_as(names, &event.author)), value]);
         }
         output.line(&table::text(&table))?;
     }
