@@ -176,7 +176,8 @@ impl Fold {
         let deadline = self.instance.due.as_ref().filter(|due| due.kind == event.kind);
         match (state.transition(&event.kind), deadline) {
             (Some(_), Some(due)) if event.at_ms() < due.due_ms => {
-                Judgement::Violating(WhyNot::Early { due_ms: due.due_ms })
+                let early_ms = due.due_ms - event.at_ms();
+                Judgement::Violating(WhyNot::Early { due_ms: due.due_ms, early_ms })
             }
             (Some(transition), _) => Judgement::Step { to: transition.to.clone() },
             (None, _) => self.find_superseded_cause(declaration, event).unwrap_or_else(|| {

@@ -129,8 +129,10 @@ fn an_answer_and_its_deadline_are_decided_by_the_order() {
         judged(&[asked.clone(), event(12, "yes", "b", &["a"]), event(13, "silent", "d", &["a"])]);
     assert_eq!(judgements, ["asked", "granted", "duplicate of b"]);
     assert_eq!(instance.late.len(), 1, "the answer came after it was due");
-    let (_, judgements) = judged(&[asked, event(10, "silent", "d", &["a"])]);
+    let (instance, judgements) = judged(&[asked, event(10, "silent", "d", &["a"])]);
     assert_eq!(judgements, ["asked", "early"]);
+    // How much, as people say it: milliseconds since 1970 tell nobody anything.
+    assert_eq!(instance.violations[0].why.to_string(), "it comes 1s before its deadline is due");
 }
 
 #[test]

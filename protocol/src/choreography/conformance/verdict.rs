@@ -6,6 +6,7 @@ use super::super::canonical::Version;
 use super::super::declaration::End;
 use super::super::observed::Observed;
 use super::super::rank::Rank;
+use super::super::span::format_span;
 
 /// Names an event, with its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +99,8 @@ pub enum WhyNot {
     Early {
         /// When it is due, in milliseconds since 1970.
         due_ms: u64,
+        /// How long before that its stamp is, in milliseconds.
+        early_ms: u64,
     },
     /// It comes from another role than the one that emits its type.
     WrongRole {
@@ -142,7 +145,9 @@ impl fmt::Display for WhyNot {
                 write!(f, "it is not possible in '{state}', where {} could come", possible.join(" or "))
             }
             Self::AfterEnd { state } => write!(f, "the instance had ended in '{state}'"),
-            Self::Early { due_ms } => write!(f, "the deadline is due at {due_ms} ms and not before"),
+            Self::Early { early_ms, .. } => {
+                write!(f, "it comes {} before its deadline is due", format_span(*early_ms))
+            }
             Self::WrongRole { expected, found } => write!(f, "'{expected}' emits it, and it comes from '{found}'"),
             Self::WrongTopic { expected, found } => {
                 write!(f, "it belongs to '{expected}', and was published to '{found}'")
