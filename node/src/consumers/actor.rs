@@ -354,7 +354,10 @@ impl Actor {
                     let Some(held) = actor.held.get_mut(&name) else { return };
                     match outcome {
                         // It is in the store, also after a seek.
-                        Ok(_) => held.letters.put(letter, None),
+                        Ok(_) => {
+                            held.letters.put(letter, None);
+                            actor.handle.buried.send_modify(|count| *count += 1);
+                        }
                         Err(_) if held.life == life => held.core.postpone(slot, later_ms),
                         Err(_) => {}
                     }

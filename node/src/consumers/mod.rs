@@ -34,7 +34,7 @@ pub use types::{
 use actor::{Actor, Order};
 use held::Waiter;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::metrics::ConsumerFigures;
 use crate::node::Node;
@@ -61,6 +61,8 @@ const MAX_ORDERS: usize = 256;
 pub struct Consumers {
     orders: mpsc::Sender<Order>,
     members: Arc<AtomicU64>,
+    /// Dead letters that were written since the start.
+    buried: watch::Sender<u64>,
 }
 
 fn wall_ms() -> u64 {
@@ -72,7 +74,7 @@ impl Consumers {
     /// [`Node::consumers`].
     pub(crate) fn start(node: Node) -> Self {
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
-        let consumers = Self { orders, members: Arc::new(AtomicU64::new(1)) };
+        let consumers = Self { orders, members: Arc::new(AtomicU64::new(1)), buried: watch::Sender::default() };
         let figures: Arc<Mutex<Vec<ConsumerFigures>>> = Arc::default();
         let told = figures.clone();
         node.metrics().watch_consumers(Arc::new(move || told.lock().clone()));
@@ -279,6 +281,11 @@ impl Consumers {
     /// When there is no such consumer.
     pub async fn dead(&self, name: String, after: u64, max: usize) -> Result<Vec<Letter>, ConsumersError> {
         self.ask(move |actor, reply| drop(reply.send(actor.dead(&name, after, max)))).await
+    }
+
+    /// Changes whenever any consumer has written a dead letter, so that nobody has to ask for them again and again.
+    pub(crate) fn buried(&self) -> watch::Receiver<u64> {
+        self.buried.subscribe()
     }
 
     /// One dead letter, and its event as a CloudEvent in JSON.

@@ -40,6 +40,9 @@ struct Watch {
 pub(super) async fn run(stage: Arc<Stage>, stop: CancellationToken) {
     let (mut watch, mut changes) = (Watch::default(), stage.observer.changes());
     watch.note_all(&stage);
+    // Letters of before the start may not have been told.
+    let mut buried = stage.consumers.buried();
+    buried.mark_changed();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -58,7 +61,12 @@ pub(super) async fn run(stage: Arc<Stage>, stop: CancellationToken) {
         }
         meet_deadlines(&stage).await;
         watch.look_at_rested(&stage).await;
-        watch.tell_failures(&stage).await;
+        if buried.has_changed().unwrap_or_default() {
+            buried.mark_unchanged();
+            if !watch.tell_failures(&stage).await {
+                buried.mark_changed();
+            }
+        }
     }
 }
 
@@ -136,22 +144,25 @@ impl Watch {
         }
     }
 
-    /// Publishes an event for each dead letter that nobody has told of.
-    async fn tell_failures(&mut self, stage: &Stage) {
-        let Some(consumer) = &stage.consumer else { return };
-        let Ok(letters) = stage.consumers.dead(consumer.clone(), self.letter, LETTERS).await else { return };
+    /// Publishes an event for each dead letter that nobody has told of. False: there may be more.
+    async fn tell_failures(&mut self, stage: &Stage) -> bool {
+        let Some(consumer) = &stage.consumer else { return true };
+        let Ok(letters) = stage.consumers.dead(consumer.clone(), self.letter, LETTERS).await else { return false };
+        let are_all = letters.len() < LETTERS;
         for letter in letters {
-            let Ok((letter, json)) = stage.consumers.dead_letter(consumer.clone(), letter.number).await else { return };
+            let found = stage.consumers.dead_letter(consumer.clone(), letter.number).await;
+            let Ok((letter, json)) = found else { return false };
             if let Some(event) = incoming::read(&json).and_then(|incoming| incoming.event) {
                 let attempts = letter.attempts.len() as u32;
                 let reason = letter.attempts.last().and_then(|attempt| attempt.reason.clone()).unwrap_or(letter.reason);
                 if let Err(error) = tell_failure(stage, &event, &reason, attempts).await {
                     tracing::warn!(%error, consumer, "a failure cannot be told: trying again");
-                    return;
+                    return false;
                 }
             }
             self.letter = letter.number;
         }
+        are_all
     }
 }
 
