@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::future::ready;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, io};
 
 use roundelay::api::server::Server;
 use roundelay::config::{Options, Settings};
@@ -40,23 +40,30 @@ fn charge(bank: &Path, call: &Call) -> Outcome {
     println!("{}, attempt {}: charging {amount}", call.event.correlation, call.attempt);
     // A key that is there already was charged before, or is not to be charged any more.
     if !bank.join(call.effect_key("charge")).exists() {
-        fs::write(bank.join(call.effect_key("charge")), format!("{} {amount}\n", call.event.correlation))?;
+        keep(bank, &call.effect_key("charge"), &format!("{} {amount}\n", call.event.correlation))?;
     }
     Ok(vec![Emission::json("payment.accepted", &order)?])
 }
 
 /// What was charged did not count. The key is that of the charge.
 fn undo(bank: &Path, call: &Call) -> Outcome {
-    fs::write(bank.join(call.effect_key("charge")), format!("{} 0\n", call.event.correlation))?;
+    keep(bank, &call.effect_key("charge"), &format!("{} 0\n", call.event.correlation))?;
     Ok(vec![Emission::new("payment.refunded")])
+}
+
+/// Writes a file of the bank, all of it or nothing: a process that is killed meanwhile leaves no half of a charge.
+fn keep(bank: &Path, key: &str, text: &str) -> io::Result<()> {
+    let draft = bank.with_file_name(key);
+    fs::write(&draft, text)?;
+    fs::rename(draft, bank.join(key))
 }
 
 /// What was charged counted, and the order has failed since.
 fn refund(bank: &Path, call: &Call) -> Outcome {
     for file in fs::read_dir(bank)? {
-        let path = file?.path();
-        if fs::read_to_string(&path)?.starts_with(&format!("{} ", call.event.correlation)) {
-            fs::write(path, format!("{} 0\n", call.event.correlation))?;
+        let (path, key) = file.map(|file| (file.path(), file.file_name()))?;
+        if fs::read_to_string(path)?.starts_with(&format!("{} ", call.event.correlation)) {
+            keep(bank, &key.to_string_lossy(), &format!("{} 0\n", call.event.correlation))?;
         }
     }
     Ok(vec![Emission::new("payment.refunded")])

@@ -6,6 +6,7 @@ mod harness;
 
 mod causes;
 mod declaring;
+mod killed;
 mod late;
 mod orders;
 mod seeing;

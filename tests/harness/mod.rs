@@ -29,6 +29,7 @@ mod run;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub(crate) use binary::build;
 pub(crate) use event::{Event, Peer, acknowledged_id, assert_delivered, assert_no_number_used_twice, ids};
 pub(crate) use http::{Answer, Chunks, Http};
 pub(crate) use lan::Lan;
