@@ -5,6 +5,7 @@
 //! heartbeat says it where an author is quiet. See [`crate::choreography::frontier`] for what follows from all authors.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -151,9 +152,9 @@ pub fn received<E>(
     Ok(by_log.max(told))
 }
 
-/// The last heartbeat of each author.
+/// The last heartbeat of each author. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Heartbeats(BTreeMap<Author, Heartbeat>);
+pub struct Heartbeats(BTreeMap<Author, Arc<Heartbeat>>);
 
 impl Heartbeats {
     /// Takes the heartbeats of a batch of their topic.
@@ -166,7 +167,7 @@ impl Heartbeats {
             }
             let Ok(heartbeat) = Heartbeat::decode(event.data) else { continue };
             if self.0.get(&author).is_none_or(|known| known.upto < heartbeat.upto) {
-                self.0.insert(author, heartbeat);
+                self.0.insert(author, Arc::new(heartbeat));
             }
         }
     }
@@ -174,12 +175,12 @@ impl Heartbeats {
     /// An author's last one.
     #[must_use]
     pub fn get(&self, author: &Author) -> Option<&Heartbeat> {
-        self.0.get(author)
+        self.0.get(author).map(Arc::as_ref)
     }
 
     /// All, by author.
     pub fn iter(&self) -> impl Iterator<Item = (&Author, &Heartbeat)> {
-        self.0.iter()
+        self.0.iter().map(|(author, heartbeat)| (author, heartbeat.as_ref()))
     }
 }
 

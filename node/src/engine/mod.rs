@@ -235,6 +235,8 @@ impl Engine {
             if self.failure.is_some() {
                 return None;
             }
+            // Also where there is always something else to do: others wait to hear that nothing earlier comes.
+            self.beat_if_due().await;
         }
     }
 
@@ -265,7 +267,6 @@ impl Engine {
         let inputs: Vec<Input> = drained.chain([Input::Tick]).collect();
         self.feed_all(inputs).await;
         self.tend_peers().await;
-        self.beat_if_due().await;
     }
 
     async fn take_log_event(&mut self, event: LogEvent) {
