@@ -27,7 +27,8 @@ pub(crate) struct Beat {
 impl Beat {
     pub(crate) fn new(every: Duration, known: Arc<RwLock<Heartbeats>>) -> Self {
         let every = (!every.is_zero()).then_some(every);
-        Self { every, due: Instant::now(), has_news: false, under_way: None, known }
+        // What was stored before the last end may not have been followed by a heartbeat.
+        Self { every, due: Instant::now() + every.unwrap_or_default(), has_news: true, under_way: None, known }
     }
 
     /// A batch is on its way to the disk.
