@@ -32,6 +32,8 @@ const MAX_DEFAULT_CAP_BYTES: u64 = 10 << 30;
 const MIN_CAP_BYTES: u64 = 16 << 20;
 /// More heartbeats than that are no use to anybody.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+/// And fewer, neither.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(3600);
 const DEFAULTS_PLACE: &str = "the defaults";
 
 /// Every setting: its name in the file, and how it is written in a variable.
@@ -468,10 +470,10 @@ impl Reader {
 
     fn heartbeat(&self) -> Result<Duration, ConfigError> {
         let heartbeat = self.duration("heartbeat")?;
-        if heartbeat.is_zero() || heartbeat >= MIN_HEARTBEAT {
+        if heartbeat.is_zero() || (MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(&heartbeat) {
             return Ok(heartbeat);
         }
-        Err(self.invalid("heartbeat", format!("it is 0s, for none, or at least {} ms", MIN_HEARTBEAT.as_millis())))
+        Err(self.invalid("heartbeat", "it is 0s, for none, or from 100 ms to an hour".to_owned()))
     }
 
     fn duration(&self, setting: &str) -> Result<Duration, ConfigError> {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use libp2p::PeerId;
 use roundelay_protocol::choreography::frontier::Frontier;
 use roundelay_protocol::heads::LogKey;
-use roundelay_protocol::heartbeat::{Heartbeats, MAX_BEATING, received};
+use roundelay_protocol::heartbeat::{Heartbeat, Heartbeats, MAX_BEATING, received};
 use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author};
 use roundelay_protocol::interest::Interest;
@@ -114,46 +114,74 @@ fn judge(
     if let Some(pattern) = patterns.iter().find(|pattern| !is_covered(pattern)) {
         return Err(StabilityError::NotSubscribed((*pattern).clone()));
     }
-    let topics = topics_of(log, heartbeats, patterns);
+    let matches = |topic: &Topic| patterns.iter().any(|pattern| pattern.matches(topic));
+    let literal: BTreeSet<Topic> = patterns.iter().filter_map(Pattern::as_topic).collect();
+    let mut stored: BTreeMap<Author, BTreeSet<Topic>> = BTreeMap::new();
+    for (key, _) in log.last_written(Arrival(0), Arrival(u64::MAX), &matches) {
+        if !interest.excludes(&key.author) {
+            stored.entry(key.author).or_default().insert(key.topic);
+        }
+    }
+    let topics: BTreeSet<&Topic> = stored.values().flatten().chain(&literal).collect();
     if topics.len() > MAX_STABLE_TOPICS {
         return Err(StabilityError::TooManyTopics(topics.len()));
     }
-    let left_out: BTreeSet<Author> = (log.marks(LEFT_OUT_MARK)?.iter())
-        .filter_map(|(name, _)| Some(Author(name[LEFT_OUT_MARK.len()..].try_into().ok()?)))
-        .collect();
-    let known = names.keys().chain(heartbeats.iter().map(|(author, _)| author));
+    let known = names.keys().chain(heartbeats.iter().map(|(author, _)| author)).chain(stored.keys());
     let authors: BTreeSet<Author> = known.filter(|author| !interest.excludes(author)).copied().collect();
     if authors.len() > MAX_BEATING {
         return Err(StabilityError::TooManyNodes(authors.len()));
     }
-    let mut frontier = Frontier::new(authors.iter().filter(|author| !left_out.contains(author)).copied());
-    let mut nodes = Vec::with_capacity(authors.len());
+    let left_out: BTreeSet<Author> = (log.marks(LEFT_OUT_MARK)?.iter())
+        .filter_map(|(name, _)| Some(Author(name[LEFT_OUT_MARK.len()..].try_into().ok()?)))
+        .collect();
+    let (mut frontier, mut nodes) = (Frontier::default(), Vec::with_capacity(authors.len()));
     for author in authors {
-        let mut upto = Hlc::CEILING;
-        for topic in topics.iter().filter(|topic| interest.writers.allow(topic, &author)) {
-            let key = LogKey { topic: topic.clone(), author };
-            let record = log.record(&key)?;
-            let holds = |(seq, hash): &_| log.find(&key, *seq, hash).map(|found| found.is_some());
-            upto = upto.min(received(heartbeats.get(&author), topic, record.as_ref(), holds)?);
+        let heartbeat = heartbeats.get(&author);
+        // What an author says of topics binds itself alone.
+        let spoken_of = heartbeat.into_iter().flat_map(|heartbeat| heartbeat.ends.keys());
+        let own = spoken_of.filter(|topic| matches(topic)).chain(stored.get(&author).into_iter().flatten());
+        let own: BTreeSet<&Topic> = own.chain(&literal).collect();
+        let of_logs =
+            received_of(log, &author, heartbeat, own.into_iter().filter(|it| interest.writers.allow(it, &author)))?;
+        // Of what it may have published to topics that nobody here has heard of, a heartbeat alone tells.
+        let of_others = (patterns.iter().any(|pattern| pattern.as_topic().is_none()))
+            .then(|| heartbeat.filter(|heartbeat| heartbeat.is_whole).map_or(Hlc(0), |heartbeat| heartbeat.upto));
+        // Whoever may publish to none of them holds nothing up.
+        let Some(upto) = [of_logs, of_others].into_iter().flatten().min() else { continue };
+        let is_left_out = left_out.contains(&author);
+        if !is_left_out {
+            frontier.declare(author);
         }
-        frontier.receive(&author, upto);
-        nodes.push(NodeStability {
-            id: text_of(&author),
-            name: names.get(&author).cloned(),
-            received_ms: upto.as_ms(),
-            is_left_out: left_out.contains(&author),
-        });
+        nodes.push((author, upto, is_left_out));
     }
-    nodes.sort_by_key(|node| (node.is_left_out, node.received_ms));
+    for (author, upto, _) in &nodes {
+        frontier.receive(author, *upto);
+    }
+    nodes.sort_by_key(|(_, upto, is_left_out)| (*is_left_out, *upto));
+    let describe = |(author, upto, is_left_out): (Author, Hlc, bool)| NodeStability {
+        id: text_of(&author),
+        name: names.get(&author).cloned(),
+        received_ms: upto.as_ms(),
+        is_left_out,
+    };
     let stable = frontier.stable();
-    Ok(Stability { stable_ms: stable.as_ms(), stable, nodes })
+    Ok(Stability { stable_ms: stable.as_ms(), stable, nodes: nodes.into_iter().map(describe).collect() })
 }
 
-/// Topics that match, of which there is anything, or of which a heartbeat speaks; and those that are named.
-fn topics_of(log: &LogReader, heartbeats: &Heartbeats, patterns: &[Pattern]) -> BTreeSet<Topic> {
-    let matches = |topic: &Topic| patterns.iter().any(|pattern| pattern.matches(topic));
-    let stored = log.last_written(Arrival(0), Arrival(u64::MAX), &matches).into_iter().map(|(key, _)| key.topic);
-    let spoken_of = heartbeats.iter().flat_map(|(_, heartbeat)| heartbeat.ends.keys());
-    let spoken_of = spoken_of.filter(|topic| matches(topic)).cloned();
-    stored.chain(spoken_of).chain(patterns.iter().filter_map(Pattern::as_topic)).collect()
+/// Up to which stamp everything of an author in these topics is here. `None` without topics.
+fn received_of<'a>(
+    log: &LogReader,
+    author: &Author,
+    heartbeat: Option<&Heartbeat>,
+    topics: impl Iterator<Item = &'a Topic>,
+) -> Result<Option<Hlc>, LogError> {
+    let mut least = None;
+    for topic in topics {
+        let key = LogKey { topic: topic.clone(), author: *author };
+        let record = log.record(&key)?;
+        let holds = |(seq, hash): &_| log.find(&key, *seq, hash).map(|found| found.is_some());
+        let upto = received(heartbeat, topic, record.as_ref(), holds)?;
+        least = Some(least.map_or(upto, |least: Hlc| least.min(upto)));
+    }
+    Ok(least)
 }

@@ -80,6 +80,12 @@ fn a_value_is_stable_once_every_node_was_heard_beyond_it_or_is_left_out() {
 #[test]
 fn nothing_is_stable_without_heartbeats_and_a_quiet_mesh_gives_none() {
     let mut mesh = mesh_of(2);
+    // Nobody knows what is still to come, of topics that nobody has heard of either.
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_millis();
+    for pattern in [">", "stock.>", TOPIC] {
+        let stable_ms = json(&mesh[0], &["stable", pattern])["stable_ms"].as_u64().expect("a number");
+        assert!(u128::from(stable_ms) <= now_ms + 10_000, "{pattern}: {stable_ms}");
+    }
     set(&mesh[0], "apples", "12");
     eventually("the value is stable", || is_stable(&mesh[1], "apples"));
     mesh.converge(mesh.all());

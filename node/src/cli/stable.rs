@@ -65,7 +65,7 @@ fn show(output: &Output, stability: &Stability) -> Result<(), CliError> {
         let NodeStability { id, name, received_ms, is_left_out } = node;
         let note = match (is_left_out, received_ms) {
             (true, _) => "left out",
-            (false, 0) => "nothing is known of it: does it set `heartbeat`?",
+            (false, 0) => "something of it is missing, or it gives no heartbeats: does it set `heartbeat`?",
             _ if *received_ms == stability.stable_ms => "holds it up",
             _ => "",
         };

@@ -112,10 +112,12 @@ impl Watch {
         let (settle, now) = (Duration::from_millis(stage.options.settle_ms), Instant::now());
         let rested = self.changed.iter().filter(|(_, changed)| now.duration_since(**changed) >= settle);
         let rested: Vec<String> = rested.take(MAX_LOOKED).map(|(correlation, _)| correlation.clone()).collect();
+        let stable_ms = if rested.is_empty() { 0 } else { stable_ms(stage).await };
         for correlation in rested {
             self.changed.remove(&correlation);
             self.tell_superseded(stage, &correlation);
-            let is_settled = undo_owed(stage, &correlation).await & resume_stalled(stage, &correlation).await;
+            let is_settled =
+                undo_owed(stage, &correlation, stable_ms).await & resume_stalled(stage, &correlation).await;
             if !is_settled {
                 self.changed.insert(correlation, Instant::now());
             }
@@ -177,14 +179,18 @@ async fn tell_failure(stage: &Stage, event: &Received, reason: &str, attempts: u
     stage.publish(planned.flatten().into_iter().collect()).await
 }
 
-/// Up to when nothing that matters can change any more, in milliseconds since 1970.
+/// Up to when nothing that matters can change any more, in milliseconds since 1970, and is judged.
 async fn stable_ms(stage: &Stage) -> u64 {
     if !stage.options.undo_when_stable {
         return u64::MAX;
     }
-    let patterns = stage.observer.topics(stage.participant.choreography());
-    match stage.node.stability(patterns).await {
-        Ok(stability) => stability.stable_ms,
+    let choreography = stage.participant.choreography();
+    match stage.node.stability(stage.observer.topics(choreography)).await {
+        // What is here by now has to be judged before it is known what is owed.
+        Ok(stability) => match stage.observer.folded(choreography, stage.node.log().last_arrival()).await {
+            Ok(_) => stability.stable_ms,
+            Err(_) => 0,
+        },
         Err(error) => {
             tracing::warn!(%error, role = stage.participant.role(), "it is not known what is stable: nothing is undone yet");
             0
@@ -193,7 +199,7 @@ async fn stable_ms(stage: &Stage) -> u64 {
 }
 
 /// Undoes what superseded events of this role did. False: something is still owed.
-async fn undo_owed(stage: &Stage, correlation: &str) -> bool {
+async fn undo_owed(stage: &Stage, correlation: &str, stable_ms: u64) -> bool {
     let participant = &stage.participant;
     let owed = stage.observer.look(participant.choreography(), |conformance| {
         let owed = participant.owed(conformance, correlation);
@@ -201,7 +207,6 @@ async fn undo_owed(stage: &Stage, correlation: &str) -> bool {
     });
     let owed = owed.unwrap_or_default();
     let is_settled = owed.is_empty();
-    let stable_ms = if is_settled { 0 } else { stable_ms(stage).await };
     for (event, superseded) in owed {
         let now_ms = wall_ms();
         if stable_ms <= event.at_ms || now_ms < event.at_ms + stage.options.settle_ms + turn_ms(stage, &event.id) {
