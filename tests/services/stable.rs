@@ -106,6 +106,9 @@ fn nothing_is_stable_without_heartbeats_and_a_quiet_mesh_gives_none() {
     assert_eq!((&stability["stable_ms"], &stability["nodes"][0]["id"]), (&0.into(), &mesh[quiet].id().into()));
     let shown = mesh[1].cli(&["stable"]).expect(exit::OK).stdout;
     assert!(shown.contains("stable up to -") && shown.contains("does it set `heartbeat`"), "{shown}");
+    mesh[1].cli(&["topics", "join", "other.>"]).expect(exit::OK);
     mesh[1].cli(&["topics", "leave", ">"]).expect(exit::OK);
+    // Of all that it subscribes to, unless it is told of what.
+    mesh[1].cli(&["stable"]).expect(exit::OK);
     mesh[1].cli(&["stable", TOPIC]).expect(exit::USAGE).saying(&["does not subscribe", "roundelay topics join"]);
 }

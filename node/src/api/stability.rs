@@ -31,7 +31,7 @@ impl From<StabilityError> for ApiError {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct StabilityParameters {
-    /// Topics and patterns, separated by commas. All unless it is said which.
+    /// Topics and patterns, separated by commas. All that the node subscribes to unless it is said which.
     topic: Option<String>,
 }
 
@@ -51,8 +51,10 @@ pub(super) async fn show_stability(
     parameters: Result<Query<StabilityParameters>, QueryRejection>,
 ) -> Result<Json<Stability>, ApiError> {
     let Query(StabilityParameters { topic }) = parameters?;
-    let texts = topic.as_deref().unwrap_or(">").split(',');
-    let patterns = texts.map(parse_pattern).collect::<Result<Vec<_>, _>>()?;
+    let patterns = match topic {
+        Some(texts) => texts.split(',').map(parse_pattern).collect::<Result<_, _>>()?,
+        None => api.node.patterns().await?,
+    };
     Ok(Json(api.node.stability(patterns).await?))
 }
 

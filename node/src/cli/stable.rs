@@ -12,7 +12,7 @@ use super::{Context, Output, values};
 
 const EXAMPLES: &str = "\
 Examples:
-  roundelay stable                         of all topics
+  roundelay stable                         of all that the node subscribes to
   roundelay stable orders.> stock.levels   of some
   roundelay stable --leave-out berlin      go on without a node that is silent
   roundelay stable --count berlin          have it count again
@@ -25,7 +25,7 @@ config.toml (\"1s\", say). What comes earlier from a node that was left out is c
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Topics and patterns [default: >]
+    /// Topics and patterns [default: what the node subscribes to]
     #[arg(value_name = "PATTERN", value_parser = values::pattern)]
     patterns: Vec<Pattern>,
     /// Go on without this node: its name, its id, or the beginning or end of either
@@ -50,8 +50,8 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
         return Ok(());
     }
     let texts: Vec<&str> = args.patterns.iter().map(Pattern::as_str).collect();
-    let topics = if texts.is_empty() { ">".to_owned() } else { texts.join(",") };
-    show(output, &client.stability(&topics).await?)
+    let topics = (!texts.is_empty()).then(|| texts.join(","));
+    show(output, &client.stability(topics.as_deref()).await?)
 }
 
 fn show(output: &Output, stability: &Stability) -> Result<(), CliError> {

@@ -33,12 +33,10 @@ impl Known {
     pub(super) fn read(reader: &LogReader, records: &[LogRecord], config: &NodeConfig) -> Result<Self, LogError> {
         let (mut directory, mut heartbeats) = (Directory::default(), Heartbeats::default());
         let of_topic = |topic: &'static str| records.iter().filter(move |record| record.key.topic.as_str() == topic);
-        for batch in last_batches(reader, of_topic(MESH_TOPIC))? {
-            directory.learn(&batch);
-        }
-        for batch in last_batches(reader, of_topic(HEARTBEATS_TOPIC))? {
-            heartbeats.learn(&batch);
-        }
+        for_last_batches(reader, of_topic(MESH_TOPIC), |batch| {
+            directory.learn(batch);
+        })?;
+        for_last_batches(reader, of_topic(HEARTBEATS_TOPIC), |batch| heartbeats.learn(batch))?;
         let remembered = reader.mark(TOPICS_MARK)?.and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
         let patterns = match remembered {
             Some(texts) => texts.iter().filter_map(|text| Pattern::new(text).ok()).collect(),
@@ -62,18 +60,18 @@ impl Known {
     }
 }
 
-/// The batches at the ends of logs.
-fn last_batches<'a>(
+/// Reads the batches at the ends of logs, one log after the other.
+fn for_last_batches<'a>(
     reader: &LogReader,
     records: impl Iterator<Item = &'a LogRecord>,
-) -> Result<Vec<VerifiedBatch>, LogError> {
-    let mut found = Vec::new();
+    mut learn: impl FnMut(&VerifiedBatch),
+) -> Result<(), LogError> {
     for record in records {
         for tip in &record.tips {
-            found.extend(reader.range(&record.key, tip.seq - 1, tip.seq, MAX_RECORD_READ)?);
+            reader.range(&record.key, tip.seq - 1, tip.seq, MAX_RECORD_READ)?.iter().for_each(&mut learn);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The rules that the store keeps.

@@ -6,12 +6,14 @@ use super::{Client, Result};
 use crate::stability::Stability;
 
 impl Client {
-    /// Up to when everything of the topics that match is here. Topics and patterns are separated by commas.
+    /// Up to when everything of the topics that match is here. Topics and patterns are separated by commas; without them it
+    /// is said of all that the node subscribes to.
     ///
     /// # Errors
     /// See [`ClientError`](super::ClientError).
-    pub async fn stability(&self, topics: &str) -> Result<Stability> {
-        self.call(self.request(Method::GET, &["stability"]).query(&[("topic", topics)])).await
+    pub async fn stability(&self, topics: Option<&str>) -> Result<Stability> {
+        let query: Vec<(&str, &str)> = topics.map(|topics| ("topic", topics)).into_iter().collect();
+        self.call(self.request(Method::GET, &["stability"]).query(&query)).await
     }
 
     /// Leaves a node out of what is stable, or has it count again.
