@@ -178,5 +178,6 @@ check_dependencies
 step "an overflow in what is released"
 check_overflow
 step "the demonstration"
-cargo run --locked --release -- dev --demo
+# As it was compiled for the tests: compiling a release takes longer than all that runs here but the tests.
+cargo run --locked -- dev --demo
 step "all is well"
