@@ -14,6 +14,8 @@
 //! 5. [`Participant::owed`]: own events that did something and are superseded: their undoing is to be called.
 //! 6. [`Participant::stalled`]: an event was passed over, and has become a step since.
 //! 7. [`Participant::failed`]: the last attempt failed. That becomes an event too, so that nobody waits in silence.
+//!
+//! What is handled with [`Participant::on_stable`] is to be called only when nothing can come before it any more.
 
 mod call;
 mod error;
@@ -43,6 +45,8 @@ pub struct Participant {
     source: Option<String>,
     topic: Option<Topic>,
     handlers: BTreeMap<String, Handler>,
+    /// Types whose handlers wait until an event is stable.
+    patient: BTreeSet<String>,
     undoings: BTreeMap<String, Handler>,
     failed: Option<String>,
 }
@@ -57,6 +61,7 @@ impl Participant {
             source: None,
             topic: None,
             handlers: BTreeMap::new(),
+            patient: BTreeSet::new(),
             undoings: BTreeMap::new(),
             failed: None,
         }
@@ -70,7 +75,22 @@ impl Participant {
         F: Fn(Call) -> A + Send + Sync + 'static,
         A: Future<Output = Outcome> + Send + 'static,
     {
+        self.patient.remove(kind);
         self.handlers.insert(kind.to_owned(), Arc::new(move |call| Box::pin(handler(call))));
+        self
+    }
+
+    /// The same, but not before the event is stable: when nothing can come any more with which something else had decided
+    /// before it. For what cannot be undone, such as a parcel that is sent: where the event is superseded by then, nothing
+    /// was done. It takes until everybody was heard of, and a deadline of the wait that it is to end passes meanwhile.
+    #[must_use]
+    pub fn on_stable<F, A>(mut self, kind: &str, handler: F) -> Self
+    where
+        F: Fn(Call) -> A + Send + Sync + 'static,
+        A: Future<Output = Outcome> + Send + 'static,
+    {
+        self = self.on(kind, handler);
+        self.patient.insert(kind.to_owned());
         self
     }
 
@@ -125,6 +145,12 @@ impl Participant {
     /// The types of events that have a handler.
     pub fn handled(&self) -> impl Iterator<Item = &str> {
         self.handlers.keys().map(String::as_str)
+    }
+
+    /// Whether the handler of a type waits until an event is stable.
+    #[must_use]
+    pub fn is_patient(&self, kind: &str) -> bool {
+        self.patient.contains(kind)
     }
 
     /// The type of the event that tells of a failure.
@@ -197,6 +223,7 @@ impl fmt::Debug for Participant {
             .field("choreography", &self.choreography)
             .field("role", &self.role)
             .field("handles", &self.handlers.keys().collect::<Vec<_>>())
+            .field("waits_with", &self.patient)
             .field("undoes", &self.undoings.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }

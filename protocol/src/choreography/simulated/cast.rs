@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::super::participant::{Call, Course, Outcome, Participant, Planned, Reason, Received};
 use super::node::author_of;
-use super::{Happening, LOOK_MS, Mesh};
+use super::{Happening, LOOK_MS, Mesh, NodeId};
 use crate::consumer::{Key, owner};
 
 /// How long a handler takes at most, in milliseconds.
@@ -120,7 +120,7 @@ impl Mesh {
 
     pub(super) fn deliver(&mut self, node: usize, part: usize, place: usize) {
         let (found, life) = (&self.nodes[node], self.nodes[node].life);
-        let Some(event) = found.received(place) else { return };
+        let Some(event) = found.event(place) else { return };
         let (name, playing) = (name_of(&event), &found.parts[part]);
         if playing.done.contains(&name) || playing.at_work.contains(&name) {
             return;
@@ -128,6 +128,9 @@ impl Mesh {
         let participant = playing.participant.clone();
         match participant.course(&found.conformance, &event) {
             Course::Done | Course::PassOver => drop(self.nodes[node].parts[part].done.insert(name)),
+            Course::Handle if participant.is_patient(&event.kind) && !self.is_stable(node, &event) => {
+                self.schedule(LOOK_MS, Happening::Deliver { node, life, part, event: place });
+            }
             Course::Handle if self.is_owner(node, participant.role(), &event.correlation) => {
                 let attempt = playing.attempts.get(&name).copied().unwrap_or_default() + 1;
                 self.work(node, part, event, Reason::Step, attempt);
@@ -228,6 +231,11 @@ impl Mesh {
         names.filter(|name| playing.done.contains(name) && !is_dead(name)).collect()
     }
 
+    /// Whether no event can come any more that is before this one in total order.
+    fn is_stable(&self, node: usize, event: &Received) -> bool {
+        event.at_ms < self.stable_ms(NodeId(node))
+    }
+
     fn rests(&self, node: usize, correlation: &str) -> bool {
         let judged = self.nodes[node].conformance.fold(correlation).map(|fold| fold.judged());
         let last_ms = judged.and_then(<[_]>::last).map_or(0, |(event, _)| event.at_ms());
@@ -242,7 +250,8 @@ impl Mesh {
                 continue;
             }
             let events = playing.participant.owed(&found.conformance, correlation);
-            let idle = events.filter(|(event, _)| !playing.at_work.contains(&name_of(event)));
+            let is_due = |event: &Received| !self.undoes_when_stable || self.is_stable(node, event);
+            let idle = events.filter(|(event, _)| !playing.at_work.contains(&name_of(event)) && is_due(event));
             owed.extend(idle.map(|(event, superseded)| (event, Reason::Undo(Box::new(superseded.clone())))));
         }
         owed

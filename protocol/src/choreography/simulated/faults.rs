@@ -45,6 +45,7 @@ impl Mesh {
     pub fn restart(&mut self, node: NodeId) {
         if !self.nodes[node.0].is_up {
             self.nodes[node.0].restart();
+            self.beat_in_time(node.0);
             (0..self.nodes[node.0].parts.len()).for_each(|part| self.wake(node.0, part));
         }
     }

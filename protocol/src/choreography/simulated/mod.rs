@@ -4,7 +4,8 @@
 //! What is simulated is what the mesh promises, and no more: a node that commits has it for good, own events and what
 //! was answered together; what it had not committed is lost in a crash. Each author's events reach every node
 //! in their order, each by its own way and time, through whichever nodes are linked, and at last after a partition heals. There is no
-//! other order. Clocks are wrong by what [`Mesh::skew`] says. Handlers are called for real; they may not wait for anything outside,
+//! other order. What is *stable* is known by what others publish, and by heartbeats where [`Mesh::give_heartbeats`] has
+//! nodes give them. Clocks are wrong by what [`Mesh::skew`] says. Handlers are called for real; they may not wait for anything outside,
 //! and what they do outside is their own.
 //!
 //! ```
@@ -79,6 +80,8 @@ enum Happening {
     Commit { node: usize, life: u64, part: usize, done: Box<cast::Done> },
     /// A participant looks for deadlines and for what it owes.
     Look { node: usize, life: u64, part: usize },
+    /// A node gives a heartbeat.
+    Beat { node: usize, life: u64 },
     /// A fault begins or ends.
     Fault(faults::Fault),
 }
@@ -94,6 +97,9 @@ pub struct Mesh {
     cut: BTreeSet<(usize, usize)>,
     queue: BTreeMap<(u64, u64), Happening>,
     happened: u64,
+    /// How often nodes give heartbeats, at most. None: never.
+    heartbeat_ms: Option<u64>,
+    undoes_when_stable: bool,
 }
 
 impl Mesh {
@@ -108,7 +114,21 @@ impl Mesh {
             cut: BTreeSet::new(),
             queue: BTreeMap::new(),
             happened: 0,
+            heartbeat_ms: None,
+            undoes_when_stable: false,
         }
+    }
+
+    /// Has every node give heartbeats, so many milliseconds after something was published anywhere and after its start: by
+    /// them the others know that nothing earlier is still to come from it. Without them only what it publishes tells.
+    pub fn give_heartbeats(&mut self, every_ms: u64) {
+        self.heartbeat_ms = Some(every_ms.max(1));
+        (0..self.nodes.len()).for_each(|node| self.beat_in_time(node));
+    }
+
+    /// Has what is superseded be undone only when that is stable, besides after the usual rest. It needs heartbeats.
+    pub fn undo_when_stable(&mut self) {
+        self.undoes_when_stable = true;
     }
 
     /// Adds a node, linked to all others.
@@ -213,6 +233,12 @@ impl Mesh {
         self.nodes[node.0].parts.iter().flat_map(|part| &part.letters)
     }
 
+    /// Everything that was stamped before this millisecond since 1970 is on a node: nothing earlier can come any more.
+    #[must_use]
+    pub fn stable_ms(&self, node: NodeId) -> u64 {
+        self.nodes[node.0].stable(self.nodes.len()).as_ms()
+    }
+
     fn clock_ms(&self, node: usize) -> u64 {
         self.now_ms.saturating_add_signed(self.nodes[node].skew_ms)
     }
@@ -228,6 +254,7 @@ impl Mesh {
             Happening::Deliver { node, life, part, event } if self.lives(node, life) => self.deliver(node, part, event),
             Happening::Commit { node, life, part, done } if self.lives(node, life) => self.commit(node, part, *done),
             Happening::Look { node, life, part } if self.lives(node, life) => self.look(node, part),
+            Happening::Beat { node, life } if self.lives(node, life) => self.beat(node),
             Happening::Fault(fault) => self.strike(fault),
             _ => {}
         }
@@ -256,24 +283,54 @@ impl Mesh {
             }
         }
         (0..self.nodes[node].parts.len()).for_each(|part| self.look_in_time(node, part));
-        for to in (0..self.nodes.len()).filter(|to| *to != node) {
+        self.spread(node, author);
+        self.beat_in_time(node);
+    }
+
+    /// What a node has of an author goes to the others.
+    fn spread(&mut self, from: usize, author: usize) {
+        for to in (0..self.nodes.len()).filter(|to| *to != from) {
             let delay_ms = 1 + self.numbers.below(MAX_DELAY_MS);
-            self.schedule(delay_ms, Happening::Transfer { from: node, to, author });
+            self.schedule(delay_ms, Happening::Transfer { from, to, author });
         }
     }
 
     fn transfer(&mut self, from: usize, to: usize, author: usize) {
-        if self.nodes[to].has(author) >= self.nodes[from].has(author) {
+        let (sender, receiver) = (&self.nodes[from], &self.nodes[to]);
+        let has_news = receiver.last_beat(author) < sender.last_beat(author);
+        if receiver.has(author) >= sender.has(author) && !has_news {
             return;
         }
         let is_linked = !self.cut.contains(&(from.min(to), from.max(to)));
-        if !self.nodes[from].is_up || !self.nodes[to].is_up || !is_linked || self.numbers.below(100) < LOST_PERCENT {
+        if !sender.is_up || !receiver.is_up || !is_linked || self.numbers.below(100) < LOST_PERCENT {
             let delay_ms = REPAIR_MS / 2 + self.numbers.below(REPAIR_MS);
             self.schedule(delay_ms, Happening::Transfer { from, to, author });
             return;
         }
-        let missing = self.nodes[from].after(author, self.nodes[to].has(author));
-        self.take(to, missing);
+        let missing = sender.after(author, receiver.has(author));
+        if let Some(beat) = sender.last_beat(author).filter(|_| has_news) {
+            let now_ms = self.clock_ms(to);
+            self.nodes[to].take_beat(author, beat, now_ms);
+        }
+        match missing.is_empty() {
+            true => self.spread(to, author),
+            false => self.take(to, missing),
+        }
+    }
+
+    /// Sees to it that a node gives a heartbeat soon.
+    fn beat_in_time(&mut self, node: usize) {
+        let Some(every_ms) = self.heartbeat_ms.filter(|_| !self.nodes[node].is_beat_due) else { return };
+        self.nodes[node].is_beat_due = true;
+        let life = self.nodes[node].life;
+        self.schedule(every_ms, Happening::Beat { node, life });
+    }
+
+    fn beat(&mut self, node: usize) {
+        let now_ms = self.clock_ms(node);
+        self.nodes[node].is_beat_due = false;
+        self.nodes[node].beat(now_ms);
+        self.spread(node, node);
     }
 }
 

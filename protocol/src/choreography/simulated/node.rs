@@ -9,7 +9,7 @@ use super::super::participant::{Planned, Received};
 use super::super::rank::Rank;
 use super::cast::Part;
 use crate::event::{Event, Value};
-use crate::hlc::Clock;
+use crate::hlc::{Clock, Hlc};
 use crate::ids::{Author, BatchHash};
 
 /// An event in a log.
@@ -33,6 +33,10 @@ pub(super) struct Node {
     /// Places in the log by author.
     by_author: BTreeMap<usize, Vec<usize>>,
     clock: Clock,
+    /// The last heartbeat of each author, of which everything before it is here: what it publishes afterwards has later stamps.
+    beats: BTreeMap<usize, Hlc>,
+    /// Whether it is to give one itself.
+    pub(super) is_beat_due: bool,
     pub(super) conformance: Conformance,
     pub(super) parts: Vec<Part>,
 }
@@ -48,6 +52,8 @@ impl Node {
             log: Vec::new(),
             by_author: BTreeMap::new(),
             clock: Clock::default(),
+            beats: BTreeMap::new(),
+            is_beat_due: false,
             conformance: Conformance::new(versions.clone()),
             parts: Vec::new(),
         }
@@ -70,6 +76,36 @@ impl Node {
         here == there
     }
 
+    /// Says that all of the own log has earlier stamps than this, and all that follows later ones.
+    pub(super) fn beat(&mut self, now_ms: u64) {
+        if let Some(beat) = self.clock.stamp(now_ms, 1) {
+            self.beats.insert(self.number, beat);
+        }
+    }
+
+    pub(super) fn last_beat(&self, author: usize) -> Option<Hlc> {
+        self.beats.get(&author).copied()
+    }
+
+    pub(super) fn take_beat(&mut self, author: usize, beat: Hlc, now_ms: u64) {
+        // Or what is emitted here next could be earlier than what is stable.
+        self.clock.observe(beat, now_ms);
+        self.beats.insert(author, beat);
+    }
+
+    /// Up to when everything is here that these authors stamped: no event of theirs is still to come with this stamp or an
+    /// earlier one. What a node emits itself is here.
+    pub(super) fn stable(&self, authors: usize) -> Hlc {
+        let others = (0..authors).filter(|author| *author != self.number);
+        others.map(|author| self.received(author)).min().unwrap_or(Hlc(u64::MAX))
+    }
+
+    fn received(&self, author: usize) -> Hlc {
+        let last = self.by_author.get(&author).and_then(|places| places.last());
+        let by_events = last.map_or(Hlc(0), |place| self.log[*place].rank.stamp);
+        self.last_beat(author).map_or(by_events, |beat| beat.max(by_events))
+    }
+
     /// Own events with their stamps, as one batch.
     pub(super) fn seal(&mut self, planned: Vec<Planned>, now_ms: u64) -> Vec<Stored> {
         let Some(first) = self.clock.stamp(now_ms, planned.len() as u64) else { return Vec::new() };
@@ -77,7 +113,7 @@ impl Node {
         hasher.update(&(self.number as u64).to_le_bytes()).update(&first.0.to_le_bytes());
         let batch = BatchHash(*hasher.finalize().as_bytes());
         let sealed = planned.into_iter().zip(0..).map(|(planned, index)| {
-            let stamp = crate::hlc::Hlc(first.0 + u64::from(index));
+            let stamp = Hlc(first.0 + u64::from(index));
             Stored { author: self.number, rank: Rank { stamp, batch, index }, planned: Arc::new(planned) }
         });
         sealed.collect()
@@ -97,6 +133,7 @@ impl Node {
     pub(super) fn crash(&mut self) {
         self.is_up = false;
         self.life += 1;
+        self.is_beat_due = false;
         self.conformance = Conformance::new(self.conformance.versions().clone());
         self.parts.iter_mut().for_each(Part::crash);
     }
@@ -107,7 +144,7 @@ impl Node {
     }
 
     /// An event as a participant gets it. None when it is of no instance.
-    pub(super) fn received(&self, place: usize) -> Option<Received> {
+    pub(super) fn event(&self, place: usize) -> Option<Received> {
         let stored = self.log.get(place)?;
         let Planned { topic, event } = &*stored.planned;
         Some(Received {
