@@ -93,7 +93,7 @@ async fn replicas_share_the_work_and_what_a_stop_leaves_is_done_later_and_once()
     let first = Playing::start(&mesh[1], host(1), quick()).await.expect("a host");
     let second = Playing::start(&mesh[2], host(2), quick()).await.expect("another host");
     for node in [&mesh[1], &mesh[2]] {
-        knows_of(node, first.consumer().expect("a consumer"), 2).await;
+        knows_of(node, first.consumers().next().expect("a consumer"), 2).await;
     }
     for nth in 0..100 {
         guest.begin(&format!("g-{nth}"), Emission::new("greeted")).await.expect("a greeting");
@@ -156,7 +156,7 @@ async fn what_fails_is_tried_again_and_at_last_told_to_everybody() {
     assert!(again.to_string().starts_with("'greeted' is not allowed now"), "{again}");
     let refused = guest.begin("x", Emission::new("answered")).await.expect_err("the host's to say");
     assert_eq!(refused.to_string(), "'answered' is emitted by 'host', not by 'guest'");
-    let consumer = host.consumer().expect("a consumer").to_owned();
+    let consumer = host.consumers().next().expect("a consumer").to_owned();
     let consumers = mesh[1].consumers();
     let begun = Instant::now();
     let letters = loop {
@@ -241,7 +241,7 @@ async fn what_was_passed_over_and_is_a_step_by_what_comes_late_is_answered_also_
     publish_step(&mesh[0], "came", "m-1").await;
     publish_step(&mesh[2], "spoke", "m-1").await;
     eventually("it is here", || state(1) == "new").await;
-    let consumer = playing.consumer().expect("a consumer").to_owned();
+    let consumer = playing.consumers().next().expect("a consumer").to_owned();
     let begun = Instant::now();
     while mesh[1].consumers().get(consumer.clone()).await.expect("a consumer").lag.events > 0 {
         assert!(begun.elapsed() < LIMIT, "it is not passed over");

@@ -1,7 +1,7 @@
-//! What is undone waits until nothing earlier can come any more, where a participant asks for that.
+//! What is undone, and what cannot be undone, waits until nothing earlier can come any more, where a participant asks for that.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use roundelay::choreography::publish;
@@ -27,13 +27,18 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 async fn publish_step(node: &Node, topic: &str, kind: &str, cause: Option<&str>) {
+    publish_step_of(node, "o-1", topic, kind, cause).await;
+}
+
+async fn publish_step_of(node: &Node, order: &str, topic: &str, kind: &str, cause: Option<&str>) {
+    let id = |kind: &str| if order == "o-1" { kind.to_owned() } else { format!("{kind}-{order}") };
     let event = Event {
         kind: kind.to_owned(),
-        id: kind.to_owned(),
+        id: id(kind),
         source: "/by-hand".to_owned(),
-        key: Some("o-1".to_owned()),
-        correlation: Some("o-1".to_owned()),
-        causes: cause.map(str::to_owned).into_iter().collect(),
+        key: Some(order.to_owned()),
+        correlation: Some(order.to_owned()),
+        causes: cause.map(id).into_iter().collect(),
         ..Event::default()
     };
     let topic = Topic::new(topic).expect("a topic");
@@ -90,4 +95,56 @@ async fn undoing_waits_for_a_silent_node_until_it_comes_back_or_is_left_out() {
         playing.stop().await;
         mesh.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_undone_is_not_done_for_what_may_still_lose() {
+    let heartbeat = Duration::from_millis(200);
+    let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1", "n2"]) });
+    let mesh = mesh.await.expect("a mesh");
+    let draft = read_draft(include_str!("../examples/declarations/order_saga.toml")).expect("a draft");
+    publish(&mesh[0], &draft, true).await.expect("a declaration");
+    let state = |node: usize, order: &str| {
+        let judged = mesh[node].observer().instance(NAME, order);
+        judged.map(|judged| judged.instance.state).unwrap_or_default()
+    };
+    for order in ["o-1", "o-2"] {
+        publish_step_of(&mesh[0], order, "orders.placed", "order.placed", None).await;
+        publish_step_of(&mesh[0], order, "orders.stock", "stock.reserved", Some("order.placed")).await;
+        eventually("it is reserved everywhere", async || (0..3).all(|nth| state(nth, order) == "reserved")).await;
+    }
+    let sent: Arc<Mutex<Vec<String>>> = Arc::default();
+    let shipping = || {
+        let sent = sent.clone();
+        Participant::new(NAME, "shipping").on_stable("payment.accepted", move |call: Call| {
+            sent.lock().unwrap_or_else(PoisonError::into_inner).push(call.event.correlation.clone());
+            std::future::ready(Ok(vec![Emission::new("shipping.sent")]))
+        })
+    };
+    let options = || PlayOptions { shared: false, handling_limit_ms: 1_000, max_attempts: 2, ..PlayOptions::default() };
+    let playing = Playing::start(&mesh[1], shipping(), options()).await.expect("a role");
+    assert_eq!(playing.consumers().collect::<Vec<_>>(), ["order-saga-shipping-stable"]);
+
+    // One order is refused where nobody sees it, before it is paid here.
+    mesh[0].set_offline(true).await;
+    mesh[2].set_offline(true).await;
+    publish_step_of(&mesh[0], "o-1", "orders.payment", "payment.refused", Some("stock.reserved")).await;
+    for order in ["o-1", "o-2"] {
+        publish_step_of(&mesh[1], order, "orders.payment", "payment.accepted", Some("stock.reserved")).await;
+        eventually("it is paid", async || state(1, order) == "paid").await;
+    }
+    mesh[0].set_offline(false).await;
+    eventually("the refusal counts", async || state(1, "o-1") == "releasing").await;
+    // Longer than a handler may take: what waits stays this participant's.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    playing.stop().await;
+    let playing = Playing::start(&mesh[1], shipping(), options()).await.expect("a role again");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(*sent.lock().unwrap_or_else(PoisonError::into_inner), [""; 0], "nobody has heard of the third node");
+
+    mesh[2].set_offline(false).await;
+    eventually("the other order is shipped", async || (0..3).all(|nth| state(nth, "o-2") == "shipped")).await;
+    assert_eq!(*sent.lock().unwrap_or_else(PoisonError::into_inner), ["o-2"]);
+    playing.stop().await;
+    mesh.shutdown().await;
 }

@@ -146,7 +146,7 @@ async fn handle(node: &Node, count: u64, bar: &ProgressBar, report: &mut Report)
         let (before, start) = (Usage::now(), Instant::now());
         let options = PlayOptions { concurrency: 1_000, ..PlayOptions::default() };
         let playing = Playing::start(node, clerk, options).await.map_err(|error| choreography(&error))?;
-        let consumer = playing.consumer().unwrap_or_default().to_owned();
+        let consumer = playing.consumers().next().unwrap_or_default().to_owned();
         loop {
             tokio::time::sleep(LOOK).await;
             let found = handled.load(Ordering::Relaxed);

@@ -8,11 +8,13 @@
 //! | module | what |
 //! | --- | --- |
 //! | `worker` | deliveries: calls handlers, and commits what comes of them |
+//! | `patience` | deliveries that wait until they are stable |
 //! | `watcher` | deadlines, what is owed, what was passed over, failures that have to be told |
 //! | `incoming` `passed` | events as they are delivered; those that were passed over |
 
 mod incoming;
 mod passed;
+mod patience;
 mod watcher;
 mod worker;
 
@@ -147,12 +149,20 @@ struct Stage {
     node: Node,
     observer: Observer,
     consumers: Consumers,
-    /// Its consumer; none when it handles nothing.
-    consumer: Option<String>,
+    /// Where its events come from; none when it handles nothing.
+    lanes: Vec<Lane>,
     notices: broadcast::Sender<Notice>,
     passed: Mutex<Passed>,
     /// The last write of this participant: whoever asks what is allowed next has to know of it.
     published: AtomicU64,
+}
+
+/// A consumer of a participant.
+#[derive(Debug, Clone)]
+struct Lane {
+    consumer: String,
+    /// Whether its events wait until they are stable. They have a consumer of their own, so that nothing waits with them.
+    is_patient: bool,
 }
 
 impl Playing {
@@ -171,8 +181,8 @@ impl Playing {
             );
         }
         let consumers = node.consumers();
-        let consumer = enlist(node, &observer, &consumers, &participant, &options).await?;
-        let passed = Passed::load(&node.log(), consumer.as_deref().unwrap_or_default())?;
+        let lanes = enlist(node, &observer, &consumers, &participant, &options).await?;
+        let passed = Passed::load(&node.log(), &name_of(&participant, ""))?;
         let (notices, _) = broadcast::channel(MAX_NOTICES);
         let stage = Arc::new(Stage {
             participant,
@@ -180,15 +190,15 @@ impl Playing {
             node: node.clone(),
             observer,
             consumers,
-            consumer,
+            lanes,
             notices,
             passed: Mutex::new(passed),
             published: AtomicU64::new(0),
         });
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(watcher::run(stage.clone(), stop.clone()));
-        if stage.consumer.is_some() {
-            tasks.spawn(worker::run(stage.clone(), stop.clone()));
+        for lane in stage.lanes.clone() {
+            tasks.spawn(worker::run(stage.clone(), lane, stop.clone()));
         }
         Ok(Self { stage, stop, tasks })
     }
@@ -226,10 +236,10 @@ impl Playing {
         self.stage.notices.subscribe()
     }
 
-    /// The name of its consumer, where its dead letters are. None when it handles nothing.
-    #[must_use]
-    pub fn consumer(&self) -> Option<&str> {
-        self.stage.consumer.as_deref()
+    /// The names of its consumers, where its dead letters are: one for what it handles at once and one for what waits until
+    /// it is stable, as far as there is any.
+    pub fn consumers(&self) -> impl Iterator<Item = &str> {
+        self.stage.lanes.iter().map(|lane| lane.consumer.as_str())
     }
 
     /// Stops, after the handlers that are at work.
@@ -257,6 +267,22 @@ impl Stage {
             return Ok(());
         }
         self.node.transact(Transaction { marks, ..Transaction::default() }).await.map(drop)
+    }
+
+    /// Up to when nothing that matters can change any more, in milliseconds since 1970, and is judged. Says too who holds it
+    /// up, or what else does.
+    async fn stable_ms(&self) -> (u64, String) {
+        let choreography = self.participant.choreography();
+        let stability = match self.node.stability(self.observer.topics(choreography)).await {
+            Ok(stability) => stability,
+            Err(error) => return (0, error.to_string()),
+        };
+        // What is here by now has to be judged before anything is done because of it.
+        if let Err(error) = self.observer.folded(choreography, self.node.log().last_arrival()).await {
+            return (0, error.to_string());
+        }
+        let slowest = stability.nodes.first().map(|node| node.name.clone().unwrap_or_else(|| node.id.clone()));
+        (stability.stable_ms, slowest.unwrap_or_default())
     }
 
     /// Publishes events in one write. Whether they were published before does not matter: their ids tell.
@@ -290,42 +316,47 @@ async fn wait_for(
     }
 }
 
-/// Sets the consumer up from which a participant gets its events.
+/// Sets the consumers up from which a participant gets its events.
 async fn enlist(
     node: &Node,
     observer: &Observer,
     consumers: &Consumers,
     participant: &Participant,
     options: &PlayOptions,
-) -> Result<Option<String>, PlayError> {
+) -> Result<Vec<Lane>, PlayError> {
     let patterns = observer.topics(participant.choreography());
     for pattern in &patterns {
         node.cover(pattern.clone()).await?;
     }
-    let types: Vec<String> = participant.handled().map(str::to_owned).collect();
-    if types.is_empty() {
-        return Ok(None);
+    let topics: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+    let mut lanes = Vec::new();
+    for (is_patient, suffix) in [(false, ""), (true, "-stable")] {
+        let handled = participant.handled().filter(|kind| participant.is_patient(kind) == is_patient);
+        let types: Vec<String> = handled.map(str::to_owned).collect();
+        if types.is_empty() {
+            continue;
+        }
+        let consumer = name_of(participant, suffix);
+        let config = ConsumerConfig {
+            types,
+            group: options.shared.then(|| consumer.clone()),
+            ack_wait_ms: options.handling_limit_ms,
+            max_deliver: options.max_attempts,
+            max_in_flight: options.concurrency.clamp(1, MAX_CONCURRENCY) as u32 * 2,
+            backoff_ms: options.backoff_ms,
+            max_backoff_ms: options.max_backoff_ms,
+            ..ConsumerConfig::new(topics.clone())
+        };
+        // A further handler, or a version with other topics, makes it take other events from now on.
+        consumers.put_over(consumer.clone(), config).await?;
+        lanes.push(Lane { consumer, is_patient });
     }
-    let name = name_of(participant);
-    let topics = patterns.iter().map(ToString::to_string).collect();
-    let config = ConsumerConfig {
-        types,
-        group: options.shared.then(|| name.clone()),
-        ack_wait_ms: options.handling_limit_ms,
-        max_deliver: options.max_attempts,
-        max_in_flight: options.concurrency.clamp(1, MAX_CONCURRENCY) as u32 * 2,
-        backoff_ms: options.backoff_ms,
-        max_backoff_ms: options.max_backoff_ms,
-        ..ConsumerConfig::new(topics)
-    };
-    // A further handler, or a version with other topics, makes it take other events from now on.
-    consumers.put_over(name.clone(), config).await?;
-    Ok(Some(name))
+    Ok(lanes)
 }
 
-/// The name of a participant's consumer and group: `CHOREOGRAPHY-ROLE`, or a hash of it when that is too long.
-fn name_of(participant: &Participant) -> String {
-    let name = format!("{}-{}", participant.choreography(), participant.role());
+/// The name of a participant's consumer and group: `CHOREOGRAPHY-ROLE` and a suffix, or a hash of it when that is too long.
+fn name_of(participant: &Participant, suffix: &str) -> String {
+    let name = format!("{}-{}{suffix}", participant.choreography(), participant.role());
     if name.len() <= MAX_NAME_BYTES { name } else { blake3::hash(name.as_bytes()).to_hex()[..32].to_owned() }
 }
 

@@ -10,7 +10,7 @@ use roundelay_protocol::choreography::participant::{Planned, Reason, Received};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{Notice, Stage, incoming, passed, wall_ms, worker};
+use super::{Lane, Notice, Stage, incoming, passed, wall_ms, worker};
 use crate::choreography::Change;
 
 /// How often it looks.
@@ -32,8 +32,8 @@ struct Watch {
     /// Instances that changed, and when.
     changed: BTreeMap<String, Instant>,
     told: BTreeSet<(String, String)>,
-    /// The last dead letter that was told.
-    letter: u64,
+    /// The last dead letter that was told, by consumer.
+    letters: BTreeMap<String, u64>,
 }
 
 /// Looks until it is told to stop.
@@ -116,8 +116,9 @@ impl Watch {
         for correlation in rested {
             self.changed.remove(&correlation);
             self.tell_superseded(stage, &correlation);
-            let is_settled =
-                undo_owed(stage, &correlation, stable_ms).await & resume_stalled(stage, &correlation).await;
+            let undo_before_ms = if stage.options.undo_when_stable { stable_ms } else { u64::MAX };
+            let is_settled = undo_owed(stage, &correlation, undo_before_ms).await
+                & resume_stalled(stage, &correlation, stable_ms).await;
             if !is_settled {
                 self.changed.insert(correlation, Instant::now());
             }
@@ -148,11 +149,19 @@ impl Watch {
 
     /// Publishes an event for each dead letter that nobody has told of. False: there may be more.
     async fn tell_failures(&mut self, stage: &Stage) -> bool {
-        let Some(consumer) = &stage.consumer else { return true };
-        let Ok(letters) = stage.consumers.dead(consumer.clone(), self.letter, LETTERS).await else { return false };
+        let mut are_all = true;
+        for Lane { consumer, .. } in &stage.lanes {
+            are_all &= self.tell_failures_of(stage, consumer).await;
+        }
+        are_all
+    }
+
+    async fn tell_failures_of(&mut self, stage: &Stage, consumer: &str) -> bool {
+        let told = self.letters.entry(consumer.to_owned()).or_default();
+        let Ok(letters) = stage.consumers.dead(consumer.to_owned(), *told, LETTERS).await else { return false };
         let are_all = letters.len() < LETTERS;
         for letter in letters {
-            let found = stage.consumers.dead_letter(consumer.clone(), letter.number).await;
+            let found = stage.consumers.dead_letter(consumer.to_owned(), letter.number).await;
             let Ok((letter, json)) = found else { return false };
             if let Some(event) = incoming::read(&json).and_then(|incoming| incoming.event) {
                 let attempts = letter.attempts.len() as u32;
@@ -162,7 +171,7 @@ impl Watch {
                     return false;
                 }
             }
-            self.letter = letter.number;
+            *told = letter.number;
         }
         are_all
     }
@@ -179,23 +188,12 @@ async fn tell_failure(stage: &Stage, event: &Received, reason: &str, attempts: u
     stage.publish(planned.flatten().into_iter().collect()).await
 }
 
-/// Up to when nothing that matters can change any more, in milliseconds since 1970, and is judged.
+/// Up to when nothing can come any more, where anything waits for that.
 async fn stable_ms(stage: &Stage) -> u64 {
-    if !stage.options.undo_when_stable {
-        return u64::MAX;
+    if !stage.options.undo_when_stable && stage.lanes.iter().all(|lane| !lane.is_patient) {
+        return 0;
     }
-    let choreography = stage.participant.choreography();
-    match stage.node.stability(stage.observer.topics(choreography)).await {
-        // What is here by now has to be judged before it is known what is owed.
-        Ok(stability) => match stage.observer.folded(choreography, stage.node.log().last_arrival()).await {
-            Ok(_) => stability.stable_ms,
-            Err(_) => 0,
-        },
-        Err(error) => {
-            tracing::warn!(%error, role = stage.participant.role(), "it is not known what is stable: nothing is undone yet");
-            0
-        }
-    }
+    stage.stable_ms().await.0
 }
 
 /// Undoes what superseded events of this role did. False: something is still owed.
@@ -236,7 +234,7 @@ fn find_passed(stage: &Stage, correlation: &str, source: &str, id: &str) -> Opti
 }
 
 /// Answers an event that was passed over and is a step by now. False: that is to be tried again.
-async fn resume_stalled(stage: &Stage, correlation: &str) -> bool {
+async fn resume_stalled(stage: &Stage, correlation: &str, stable_ms: u64) -> bool {
     let participant = &stage.participant;
     if !stage.passed.lock().has(correlation) {
         return true;
@@ -255,6 +253,9 @@ async fn resume_stalled(stage: &Stage, correlation: &str) -> bool {
     let Some(event) = stalled.and_then(|(source, id)| find_passed(stage, correlation, &source, &id)) else {
         return true;
     };
+    if participant.is_patient(&event.kind) && event.at_ms >= stable_ms {
+        return false;
+    }
     match worker::respond(stage, event, Reason::Step, 1).await {
         Ok(planned) => stage.publish(planned).await.is_ok(),
         Err(failure) => {

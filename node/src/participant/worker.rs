@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::incoming::{self, Incoming};
-use super::{MAX_CONCURRENCY, Stage, wall_ms};
+use super::patience::Patience;
+use super::{Lane, MAX_CONCURRENCY, Stage, wall_ms};
 use crate::consumers::{ConsumersError, Content, Fetched, MAX_COMMIT_EVENTS, Product};
 
 /// How long one fetch waits.
@@ -34,14 +35,15 @@ struct Done {
 }
 
 /// Handles deliveries until it is told to stop.
-pub(super) async fn run(stage: Arc<Stage>, stop: CancellationToken) {
-    let Some(consumer) = stage.consumer.clone() else { return };
+pub(super) async fn run(stage: Arc<Stage>, lane: Lane, stop: CancellationToken) {
+    let Lane { consumer, is_patient } = lane;
     let member = stage.consumers.new_member();
     let bound = stage.options.concurrency.clamp(1, MAX_CONCURRENCY);
     let (mut at_work, mut writes) = (JoinSet::new(), FuturesUnordered::new());
+    let mut waiting = Patience::new(consumer.clone());
     let mut fetching: Option<Fetching> = None;
     loop {
-        if fetching.is_none() && at_work.len() < bound && !stop.is_cancelled() {
+        if fetching.is_none() && at_work.len() + waiting.len() < bound && !stop.is_cancelled() {
             let (consumers, name) = (stage.consumers.clone(), consumer.clone());
             let until = Instant::now() + FETCH_WAIT;
             fetching = Some(async move { consumers.fetch_up_to(name, member, bound * 2, until).await }.boxed());
@@ -51,9 +53,11 @@ pub(super) async fn run(stage: Arc<Stage>, stop: CancellationToken) {
             Some(fetched) = OptionFuture::from(fetching.as_mut()), if !stop.is_cancelled() => {
                 fetching = None;
                 match fetched {
-                    Ok(fetched) => fetched.events.iter().filter_map(|json| incoming::read(json)).for_each(|event| {
-                        at_work.spawn(handle(stage.clone(), event));
-                    }),
+                    Ok(fetched) => for event in fetched.events.iter().filter_map(|json| incoming::read(json)) {
+                        if let Some(event) = if is_patient { waiting.add(event) } else { Some(event) } {
+                            at_work.spawn(handle(stage.clone(), event));
+                        }
+                    },
                     Err(ConsumersError::Stopped) => break,
                     Err(error) => {
                         tracing::warn!(%error, consumer, "a participant gets no events");
@@ -76,6 +80,11 @@ pub(super) async fn run(stage: Arc<Stage>, stop: CancellationToken) {
                 writes.push(settle(stage.clone(), consumer.clone(), ready));
             }
             Some(()) = writes.next(), if !writes.is_empty() => {}
+            () = waiting.rest(), if waiting.len() > 0 && !stop.is_cancelled() => {
+                for event in waiting.release(&stage).await {
+                    at_work.spawn(handle(stage.clone(), event));
+                }
+            }
         }
     }
     stage.consumers.leave(consumer, member).await;
