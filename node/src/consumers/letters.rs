@@ -76,6 +76,7 @@ impl Letters {
             reason: reason(&tries),
             at_ms: super::wall_ms(),
             attempts: tries,
+            failures: 1,
             redriven: false,
         };
         let mut marks = marks::event(name, letter.number, &found.json);
@@ -90,6 +91,7 @@ impl Letters {
         letter.attempts.extend(tries);
         letter.attempts.drain(..letter.attempts.len().saturating_sub(MAX_ATTEMPTS));
         (letter.redriven, letter.at_ms) = (false, super::wall_ms());
+        letter.failures = letter.failures.saturating_add(1);
         let mark = (marks::letter(name, number), marks::json(&letter));
         Some((letter, mark))
     }

@@ -146,6 +146,14 @@ pub struct Letter {
     pub at_ms: u64,
     /// Every delivery that failed; the last 64 after redrives.
     pub attempts: Vec<Attempt>,
+    /// How often it was given up: once, and once more after each redrive that was in vain.
+    #[serde(default = "once")]
+    pub failures: u32,
     /// Whether it is being delivered again.
     pub redriven: bool,
+}
+
+/// What letters of before this was counted say of it.
+fn once() -> u32 {
+    1
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use roundelay_protocol::choreography::conformance::{Conformance, Superseded};
-use roundelay_protocol::choreography::participant::{Planned, Reason, Received};
+use roundelay_protocol::choreography::participant::{GivingUp, Planned, Reason, Received};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Lane, Notice, Stage, incoming, passed, wall_ms, worker};
 use crate::choreography::Change;
+use crate::consumers::Letter;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -32,8 +33,8 @@ struct Watch {
     /// Instances that changed, and when.
     changed: BTreeMap<String, Instant>,
     told: BTreeSet<(String, String)>,
-    /// The last dead letter that was told, by consumer.
-    letters: BTreeMap<String, u64>,
+    /// How often the event of each dead letter was told to have been given up, by consumer and number.
+    letters: BTreeMap<String, BTreeMap<u64, u32>>,
 }
 
 /// Looks until it is told to stop.
@@ -147,40 +148,56 @@ impl Watch {
         }
     }
 
-    /// Publishes an event for each dead letter that nobody has told of. False: there may be more.
+    /// Publishes an event for each time that an event was given up and nobody was told. False: something is still to be told.
     async fn tell_failures(&mut self, stage: &Stage) -> bool {
-        let mut are_all = true;
+        let mut are_told = true;
         for Lane { consumer, .. } in &stage.lanes {
-            are_all &= self.tell_failures_of(stage, consumer).await;
+            are_told &= self.tell_failures_of(stage, consumer).await;
         }
-        are_all
+        are_told
     }
 
     async fn tell_failures_of(&mut self, stage: &Stage, consumer: &str) -> bool {
-        let told = self.letters.entry(consumer.to_owned()).or_default();
-        let Ok(letters) = stage.consumers.dead(consumer.to_owned(), *told, LETTERS).await else { return false };
-        let are_all = letters.len() < LETTERS;
-        for letter in letters {
-            let found = stage.consumers.dead_letter(consumer.to_owned(), letter.number).await;
-            let Ok((letter, json)) = found else { return false };
-            if let Some(event) = incoming::read(&json).and_then(|incoming| incoming.event) {
-                let attempts = letter.attempts.len() as u32;
-                let reason = letter.attempts.last().and_then(|attempt| attempt.reason.clone()).unwrap_or(letter.reason);
-                if let Err(error) = tell_failure(stage, &event, &reason, attempts).await {
+        let (told, mut after) = (self.letters.entry(consumer.to_owned()).or_default(), 0);
+        let mut open = BTreeMap::new();
+        loop {
+            let Ok(letters) = stage.consumers.dead(consumer.to_owned(), after, LETTERS).await else { return false };
+            let Some(last) = letters.last() else { break };
+            after = last.number;
+            open.extend(letters.into_iter().map(|letter| (letter.number, letter)));
+        }
+        // Of letters that are gone nothing has to be known.
+        told.retain(|number, _| open.contains_key(number));
+        for (number, letter) in open {
+            let before = told.get(&number).copied().unwrap_or_default();
+            if before >= letter.failures {
+                continue;
+            }
+            let Ok((letter, json)) = stage.consumers.dead_letter(consumer.to_owned(), number).await else {
+                return false;
+            };
+            let event = incoming::read(&json).and_then(|incoming| incoming.event);
+            for time in before + 1..=letter.failures {
+                if let Some(event) = &event
+                    && let Err(error) = tell_failure(stage, event, &letter, time).await
+                {
                     tracing::warn!(%error, consumer, "a failure cannot be told: trying again");
                     return false;
                 }
+                told.insert(number, time);
             }
-            *told = letter.number;
         }
-        are_all
+        true
     }
 }
 
-async fn tell_failure(stage: &Stage, event: &Received, reason: &str, attempts: u32) -> Result<(), super::EmitError> {
+async fn tell_failure(stage: &Stage, event: &Received, letter: &Letter, time: u32) -> Result<(), super::EmitError> {
     let participant = &stage.participant;
+    let said_last = letter.attempts.last().and_then(|attempt| attempt.reason.as_ref());
+    let reason = said_last.unwrap_or(&letter.reason).clone();
+    let gave_up = GivingUp { reason, attempts: letter.attempts.len() as u32, time };
     let planned = stage.observer.look(participant.choreography(), |conformance| {
-        let planned = participant.failed(conformance, event, reason, attempts)?;
+        let planned = participant.failed(conformance, event, &gave_up)?;
         let fold = conformance.fold(&event.correlation);
         let is_told = fold.is_some_and(|fold| fold.find(&planned.event.source, &planned.event.id).is_some());
         (!is_told).then_some(planned)

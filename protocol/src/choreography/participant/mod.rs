@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 pub use call::{Call, Emission, Failure, Handling, Outcome, Reason, Received};
 pub use error::{CastError, Refused};
-pub use part::{Course, Planned};
+pub use part::{Course, GivingUp, Planned};
 
 use self::call::Handler;
 use super::declaration::Declaration;

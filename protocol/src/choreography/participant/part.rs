@@ -40,6 +40,17 @@ pub struct Planned {
     pub event: Event,
 }
 
+/// That an event was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivingUp {
+    /// What its handler said last.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// 1 for the first time, 2 when it was given up again after a redrive: each time is told in an event of its own.
+    pub time: u32,
+}
+
 /// What an event that is to be emitted follows from.
 struct Origin<'a> {
     correlation: &'a str,
@@ -207,7 +218,8 @@ impl Participant {
     /// The event that tells that an event could not be answered. None when nobody can be told: nothing says where it is
     /// published.
     #[must_use]
-    pub fn failed(&self, conformance: &Conformance, event: &Received, reason: &str, attempts: u32) -> Option<Planned> {
+    pub fn failed(&self, conformance: &Conformance, event: &Received, gave_up: &GivingUp) -> Option<Planned> {
+        let GivingUp { reason, attempts, time } = gave_up;
         let kind = self.failed_kind();
         let declaration = match conformance.instance(&event.correlation) {
             Some(instance) => declaration_of(conformance, instance)?,
@@ -217,6 +229,7 @@ impl Participant {
             "role": &*self.role,
             "reason": reason,
             "attempts": attempts,
+            "time": time,
             "event": { "type": event.kind, "source": event.source, "id": event.id },
         });
         let topic = match declaration.events().contains_key(&kind) {
@@ -224,7 +237,7 @@ impl Participant {
             false => self.topic.clone().or_else(|| self.any_topic(declaration))?,
         };
         let emission = Emission::json(&kind, &data).ok()?.to(topic);
-        let id = self.answer_to(&event.source, &event.id).event_id(&kind, 0);
+        let id = self.answer_to(&event.source, &event.id).event_id(&kind, time.saturating_sub(1));
         let origin = Origin { correlation: &event.correlation, declaration };
         Some(self.write(&origin, emission.topic.clone()?, emission, id, vec![event.id.clone()]))
     }

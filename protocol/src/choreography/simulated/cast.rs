@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
 
-use super::super::participant::{Call, Course, Outcome, Participant, Planned, Reason, Received};
+use super::super::participant::{Call, Course, GivingUp, Outcome, Participant, Planned, Reason, Received};
 use super::node::author_of;
 use super::{Happening, LOOK_MS, Mesh, NodeId};
 use crate::consumer::{Key, owner};
@@ -176,7 +176,8 @@ impl Mesh {
                 self.append(node, planned);
             }
             Err((reason, is_terminal)) if is_terminal || attempt >= MAX_ATTEMPTS => {
-                let failed = participant.failed(&found.conformance, &event, &reason, attempt);
+                let gave_up = GivingUp { reason: reason.clone(), attempts: attempt, time: 1 };
+                let failed = participant.failed(&found.conformance, &event, &gave_up);
                 let role = participant.role().to_owned();
                 let playing = &mut self.nodes[node].parts[part];
                 playing.done.insert(name);
