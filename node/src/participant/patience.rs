@@ -10,6 +10,8 @@ use super::incoming::Incoming;
 
 /// How often it is asked what is stable.
 const LOOK: Duration = Duration::from_millis(200);
+/// However short a time handlers have.
+const SHORTEST: Duration = Duration::from_millis(20);
 /// How often it is told that something waits, and for whom.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -52,7 +54,7 @@ impl Patience {
 
     /// The consumer takes back what it hears nothing of.
     fn extend_after(&self, stage: &Stage) -> Duration {
-        Duration::from_millis(stage.options.handling_limit_ms / 3)
+        Duration::from_millis(stage.options.handling_limit_ms / 3).max(SHORTEST)
     }
 
     /// Those that are stable by now, in the total order of their milliseconds.
