@@ -9,8 +9,10 @@ use roundelay::choreography::read_draft;
 use roundelay::dev::{LocalMesh, LocalMeshOptions};
 use roundelay::node::Node;
 use roundelay::participant::{PlayOptions, Playing};
+use roundelay::views::Fold;
 use roundelay_protocol::choreography::Participant;
 use roundelay_protocol::choreography::participant::{Call, Emission};
+use roundelay_protocol::choreography::view::Bounds;
 use roundelay_protocol::event::Event;
 use roundelay_protocol::topic::{Pattern, Topic};
 
@@ -146,5 +148,69 @@ async fn what_cannot_be_undone_is_not_done_for_what_may_still_lose() {
     eventually("the other order is shipped", async || (0..3).all(|nth| state(nth, "o-2") == "shipped")).await;
     assert_eq!(*sent.lock().unwrap_or_else(PoisonError::into_inner), ["o-2"]);
     playing.stop().await;
+    mesh.shutdown().await;
+}
+
+/// What an order has come to: the amounts in their order.
+fn amounts() -> Fold<Vec<u64>, u64> {
+    Fold {
+        pick: |_, event| {
+            let amount = serde_json::from_slice(event.data).ok()?;
+            Some((event.correlation?.to_owned(), amount))
+        },
+        step: |amounts, _, amount| amounts.push(*amount),
+        bounds: Bounds::default(),
+    }
+}
+
+async fn pay(node: &Node, id: &str, amount: u64) {
+    let event = Event {
+        kind: "paid".to_owned(),
+        id: id.to_owned(),
+        source: "/till".to_owned(),
+        correlation: Some("o-1".to_owned()),
+        data: amount.to_string().into(),
+        ..Event::default()
+    };
+    node.publish(Topic::new("tills").expect("a topic"), vec![event.encode().expect("an event")], 0)
+        .await
+        .expect("paid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fold_of_ones_own_is_the_same_everywhere_and_says_what_is_stable() {
+    let heartbeat = Duration::from_millis(200);
+    let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1"]) });
+    let mesh = mesh.await.expect("a mesh");
+    let tills = || vec![Pattern::new("tills").expect("a pattern")];
+    // One that can roll back hardly anything reads the log again.
+    let small = Fold { bounds: Bounds { events: 1, ..Bounds::default() }, ..amounts() };
+    let folds = [mesh[0].views().fold(tills(), amounts()), mesh[1].views().fold(tills(), small)];
+    pay(&mesh[0], "a", 1).await;
+    let read = async |nth: usize| folds[nth].read("o-1").await.expect("a state");
+    eventually("the first is stable", async || read(1).await.stable == Some(vec![1])).await;
+
+    mesh[1].set_offline(true).await;
+    pay(&mesh[0], "b", 2).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    for (id, amount) in [("c", 3), ("d", 4), ("b", 5)] {
+        pay(&mesh[1], id, amount).await;
+    }
+    assert_eq!(read(1).await.tentative, Some(vec![1, 3, 4, 5]));
+    let reading = read(0).await;
+    assert_eq!(
+        (reading.tentative, reading.stable),
+        (Some(vec![1, 2]), Some(vec![1])),
+        "nobody knows what the other did"
+    );
+    mesh[1].set_offline(false).await;
+    // What came late is in its place, and what was published twice counts where it is first.
+    let whole = Some(vec![1, 2, 3, 4]);
+    for nth in 0..2 {
+        eventually("all is there", async || read(nth).await.tentative == whole).await;
+    }
+    eventually("all is stable", async || read(0).await.stable == whole).await;
+    let info = read(0).await.info;
+    assert_eq!((info.exceptions, info.is_partial, info.is_subscribed, info.is_up_to_date), (0, false, true, true));
     mesh.shutdown().await;
 }

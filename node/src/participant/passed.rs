@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roundelay_protocol::choreography::key_value::name_of;
+use roundelay_protocol::choreography::once::name_of;
 use roundelay_protocol::choreography::participant::Received;
 use roundelay_protocol::event::{EventView, Item};
 use roundelay_protocol::ids::Arrival;

@@ -5,6 +5,8 @@
 //! those that are new, whenever somebody asks. Nothing is kept of the events but their places, and nothing on the disk. What
 //! is decided is in [`roundelay_protocol::choreography::key_value`].
 
+mod fold;
+mod tail;
 mod topic_view;
 mod types;
 
@@ -18,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::log::{LogError, LogReader};
 use crate::node::{CallError, Node};
 use crate::stability::StabilityError;
+pub use fold::{Fold, FoldInfo, Folded, Reading};
 use topic_view::TopicView;
 pub use types::{ViewEntry, ViewInfo, ViewPage, ViewValue};
 
@@ -93,6 +96,37 @@ impl Views {
         Ok(ViewPage { info: about.apply(page.info), ..page })
     }
 
+    /// Folds events of topics into states of one's own: sums, lists, whatever follows from them.
+    ///
+    /// ```no_run
+    /// # async fn example(node: roundelay::node::Node) -> Result<(), Box<dyn std::error::Error>> {
+    /// use roundelay::views::{Fold, Reading};
+    /// use roundelay_protocol::topic::Pattern;
+    ///
+    /// let paid = node.views().fold(
+    ///     vec![Pattern::new("orders.payment")?],
+    ///     Fold {
+    ///         pick: |_, event| {
+    ///             let amount: u64 = serde_json::from_slice(event.data).ok()?;
+    ///             Some((event.correlation?.to_owned(), amount))
+    ///         },
+    ///         step: |sum: &mut u64, _, amount| *sum += amount,
+    ///         bounds: Default::default(),
+    ///     },
+    /// );
+    /// let Reading { tentative, stable, .. } = paid.read("order-1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn fold<S, E>(&self, patterns: Vec<Pattern>, fold: Fold<S, E>) -> Folded<S, E>
+    where
+        S: Clone + Default + Send + 'static,
+        E: Send + 'static,
+    {
+        Folded::new(self.node.clone(), self.shared.readers.clone(), patterns, fold)
+    }
+
     /// The last event of a key. Its `event` is `None` when the key has no value.
     ///
     /// # Errors
@@ -104,16 +138,10 @@ impl Views {
     }
 
     async fn about(&self, topic: &Topic) -> Result<About, ViewError> {
-        let (rules, patterns) = (self.node.rules().await?, self.node.patterns().await?);
+        let rules = self.node.rules().await?;
         let keeps_last = rules.of(topic).is_some_and(|(_, rule)| rule.keyed && !rule.expires());
-        let is_subscribed = patterns.iter().any(|pattern| pattern.matches(topic));
         // Before anything is read: what is stable by then is in the view afterwards.
-        let stable = match self.node.stability(vec![Pattern::of(topic)]).await {
-            Ok(stability) => stability.stable,
-            Err(StabilityError::Call(error)) => return Err(error.into()),
-            Err(StabilityError::Log(error)) => return Err(error.into()),
-            Err(_) => Hlc(0),
-        };
+        let (is_subscribed, stable) = stable_of(&self.node, vec![Pattern::of(topic)]).await?;
         Ok(About { keeps_last, is_subscribed, stable })
     }
 
@@ -134,6 +162,17 @@ impl Views {
             found
         };
         tokio::task::spawn_blocking(read).await.unwrap_or(Err(LogError::Closed))
+    }
+}
+
+/// Whether a node subscribes to topics, and up to where everything of them is here.
+async fn stable_of(node: &Node, patterns: Vec<Pattern>) -> Result<(bool, Hlc), ViewError> {
+    match node.stability(patterns).await {
+        Ok(stability) => Ok((true, stability.stable)),
+        Err(StabilityError::NotSubscribed(_)) => Ok((false, Hlc(0))),
+        Err(StabilityError::TooManyTopics(_) | StabilityError::TooManyNodes(_)) => Ok((true, Hlc(0))),
+        Err(StabilityError::Call(error)) => Err(error.into()),
+        Err(StabilityError::Log(error)) => Err(error.into()),
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::choreography::Rank;
 use roundelay_protocol::choreography::frontier::Frontier;
-use roundelay_protocol::choreography::key_value::{KeyValue, Write, name_of};
+use roundelay_protocol::choreography::key_value::{KeyValue, Write};
+use roundelay_protocol::choreography::once::name_of;
 use roundelay_protocol::choreography::view::{Bounds, Input};
 use roundelay_protocol::event::Item;
 use roundelay_protocol::hlc::Hlc;
@@ -131,7 +132,7 @@ impl TopicView {
     }
 
     fn with_value(&self) -> impl Iterator<Item = (&str, At)> {
-        self.values.entries().filter_map(|(key, slot)| Some((key, *slot.value()?)))
+        self.values.entries().filter_map(|(key, slot)| Some((key, (*slot.state())?)))
     }
 
     fn info(&self) -> ViewInfo {
@@ -164,7 +165,7 @@ impl TopicView {
     }
 
     pub(super) fn value(&self, log: &LogReader, key: &str) -> Result<ViewValue, LogError> {
-        let at = self.values.tentative(key).and_then(|slot| slot.value().copied());
+        let at = self.values.tentative(key).and_then(|slot| *slot.state());
         let (event, stamp) = at.map_or(Ok(None), |at| read(log, at))?.unzip();
         let (is_pruned, is_stable) = (at.is_some() && event.is_none(), self.is_stable(stamp));
         Ok(ViewValue { info: self.info(), key: key.to_owned(), is_pruned, is_stable, event })

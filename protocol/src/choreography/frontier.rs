@@ -53,6 +53,11 @@ impl Frontier {
         self.raise()
     }
 
+    /// Notes that everything at or before a stamp is here, which is known otherwise than by what is received of each author.
+    pub fn raise_to(&mut self, stable: Hlc) {
+        self.stable = self.stable.max(stable);
+    }
+
     fn raise(&mut self) -> bool {
         let before = self.stable;
         self.stable = before.max(self.authors.values().copied().min().unwrap_or_default());

@@ -1,30 +1,16 @@
 //! A view that needs no code: of each key the last value, whatever the values are.
 //!
-//! The last writer wins, in total order. An event that was published twice counts where it is first: a repeat that came by
-//! another node, behind what replaced it, would bring an old value back. It is known for a repeat among the last
-//! [`MAX_REMEMBERED`] events of its key.
-
-use std::collections::VecDeque;
+//! The last writer wins, in total order. An event that was published twice counts where it is first (see
+//! [`once`](super::once)): a repeat that came by another node, behind what replaced it, would bring an old value back. It is
+//! known for a repeat among the last [`MAX_REMEMBERED`] events of its key.
 
 use super::frontier::Frontier;
+use super::once::{Name, Once};
+use super::rank::Rank;
 use super::view::{Bounds, View};
 
 /// Events of a key by which repeats are known.
 pub const MAX_REMEMBERED: usize = 16;
-
-/// The name of an event, source and id, as a digest: see [`name_of`].
-pub type Name = [u8; 16];
-
-/// The name of the event with this source and id.
-#[must_use]
-pub fn name_of(source: &str, id: &str) -> Name {
-    let mut hasher = blake3::Hasher::new();
-    // With its length before it, no source can be mistaken for another that goes on in its id.
-    hasher.update(&(source.len() as u64).to_le_bytes()).update(source.as_bytes()).update(id.as_bytes());
-    let mut name = [0; 16];
-    hasher.finalize_xof().fill(&mut name);
-    name
-}
 
 /// An event that gives a key a value, or takes it away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,36 +22,7 @@ pub struct Write<V> {
 }
 
 /// What is known of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot<V> {
-    value: Option<V>,
-    recent: VecDeque<Name>,
-}
-
-impl<V> Default for Slot<V> {
-    fn default() -> Self {
-        Self { value: None, recent: VecDeque::new() }
-    }
-}
-
-impl<V: Clone> Slot<V> {
-    /// Its value.
-    #[must_use]
-    pub fn value(&self) -> Option<&V> {
-        self.value.as_ref()
-    }
-
-    fn write(&mut self, write: &Write<V>) {
-        if self.recent.contains(&write.name) {
-            return;
-        }
-        if self.recent.len() >= MAX_REMEMBERED {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(write.name);
-        self.value.clone_from(&write.value);
-    }
-}
+pub type Slot<V> = Once<Option<V>>;
 
 /// A view of values by key.
 pub type KeyValue<V> = View<Slot<V>, Write<V>>;
@@ -74,12 +31,16 @@ impl<V: Clone> KeyValue<V> {
     /// An empty view of values.
     #[must_use]
     pub fn key_value(bounds: Bounds, frontier: Frontier) -> Self {
-        Self::new(|slot, _, write| slot.write(write), bounds, frontier)
+        let step = |slot: &mut Slot<V>, _: &Rank, write: &Write<V>| {
+            slot.count(write.name, MAX_REMEMBERED, |value| value.clone_from(&write.value));
+        };
+        Self::new(step, bounds, frontier)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::once::name_of;
     use super::super::rank::Rank;
     use super::super::view::Input;
     use super::*;
@@ -99,7 +60,7 @@ mod tests {
     fn read(writes: &[Input<Write<&'static str>>]) -> Option<&'static str> {
         let mut view = KeyValue::key_value(Bounds::default(), Frontier::default());
         writes.iter().for_each(|write| drop(view.take([write.clone()])));
-        view.tentative("k").and_then(|slot| slot.value().copied())
+        view.tentative("k").and_then(|slot| *slot.state())
     }
 
     #[test]
@@ -116,6 +77,5 @@ mod tests {
         assert_eq!(read(&[first.clone(), second.clone(), repeat.clone()]), Some("two"));
         assert_eq!(read(&[repeat.clone(), second.clone()]), Some("one"), "as long as the first is not here");
         assert_eq!(read(&[repeat, second, first]), Some("two"));
-        assert_ne!(name_of("/a", "b/c"), name_of("/a/b", "c"));
     }
 }

@@ -13,6 +13,7 @@
 //! | `rank` `observed` | the total order; what is looked at of an event |
 //! | `conformance` | in which state an instance is, and whether it keeps to its declaration |
 //! | `view` `frontier` | states by key that late events roll back; what cannot change any more |
+//! | `once` | folds that count each event once |
 //! | `key_value` | a view of last values, which needs no code |
 //! | `trace` `flow` | what caused what; who reacts to what, and how fast |
 //! | `participant` | whoever plays a role: its handlers, what it has to do and what it may |
@@ -31,6 +32,7 @@ pub mod flow;
 pub mod frontier;
 pub mod key_value;
 pub mod observed;
+pub mod once;
 pub mod participant;
 pub mod rank;
 pub mod show;
