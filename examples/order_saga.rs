@@ -1,7 +1,8 @@
 //! Four services handle orders together and nobody directs them: shop, stock, payment and shipping, each on a node of
 //! its own. Some refuse, some fail and are tried again, the bank is down for a while, the payment service restarts, and the shop is
 //! cut off, so that it gives orders up which the others go on with. In the end every order has ended, all nodes say the
-//! same of it, and goods and money balance.
+//! same of it, and goods, money and parcels balance: what was done for an order that lost is undone, and a parcel, which nobody
+//! can undo, is sent only when nothing can come any more with which its order had lost.
 //!
 //! `cargo run --release --example order_saga -- [ORDERS]`
 #![allow(clippy::print_stderr, clippy::print_stdout)]
@@ -26,8 +27,13 @@ const NAME: &str = "order-saga";
 const ROLES: [&str; 4] = ["shop", "stock", "payment", "shipping"];
 /// How long everything may take to end.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How long the shop is cut off: longer than it waits for an answer.
-const CUT_OFF: Duration = Duration::from_secs(8);
+/// How long the bank is down while the shop is cut off: longer than the shop waits for an answer. Payments that come
+/// afterwards have lost, which nobody knows where they are made.
+const BANK_IS_DOWN: Duration = Duration::from_secs(7);
+/// How long the shop is cut off after that.
+const CUT_OFF: Duration = Duration::from_secs(4);
+/// How soon the nodes tell that nothing earlier will come of them.
+const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// A world outside the mesh: what was done under a key is done once, however often it is asked for.
 #[derive(Default)]
@@ -56,6 +62,7 @@ impl Ledger {
 struct World {
     goods: Ledger,
     money: Ledger,
+    parcels: Ledger,
     bank_is_down: AtomicBool,
 }
 
@@ -132,9 +139,17 @@ fn payment(world: &Arc<World>) -> Participant {
         .undo("payment.accepted", refund)
 }
 
-fn shipping() -> Participant {
-    Participant::new(NAME, "shipping").on("payment.accepted", |call: Call| async move {
-        emit(if draw(&call.event.correlation, 3) < 10 { "shipping.refused" } else { "shipping.sent" })
+fn shipping(world: &Arc<World>) -> Participant {
+    let world = world.clone();
+    Participant::new(NAME, "shipping").on_stable("payment.accepted", move |call: Call| {
+        let world = world.clone();
+        async move {
+            if draw(&call.event.correlation, 3) < 10 {
+                return emit("shipping.refused");
+            }
+            world.parcels.take(call.event.correlation.clone());
+            emit("shipping.sent")
+        }
     })
 }
 
@@ -147,7 +162,13 @@ async fn main() -> Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let mesh = LocalMesh::start(LocalMeshOptions::new(ROLES)).await?;
+    Ok(if dance(orders).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Has orders placed and handled, and says how it went. Whether everything is as it should be.
+async fn dance(orders: usize) -> Result<bool> {
+    let options = LocalMeshOptions { heartbeat: HEARTBEAT, ..LocalMeshOptions::new(ROLES) };
+    let mesh = LocalMesh::start(options).await?;
     let world = Arc::new(World::default());
     // Nobody wants to wait for days here.
     let text = include_str!("declarations/order_saga.toml");
@@ -158,11 +179,12 @@ async fn main() -> Result<ExitCode> {
         .replace("\"1h\"", "\"5s\"");
     publish(&mesh[0], &read_draft(&text)?, false).await?;
 
-    let options = || PlayOptions { settle_ms: 2_000, max_backoff_ms: 2_000, ..PlayOptions::default() };
+    let options =
+        || PlayOptions { settle_ms: 2_000, undo_when_stable: true, max_backoff_ms: 2_000, ..PlayOptions::default() };
     let shop = Playing::start(&mesh[0], shop(), options()).await?;
     let stock = Playing::start(&mesh[1], stock(&world), options()).await?;
     let mut paying = Playing::start(&mesh[2], payment(&world), options()).await?;
-    let shipping = Playing::start(&mesh[3], shipping(), options()).await?;
+    let shipping = Playing::start(&mesh[3], shipping(&world), options()).await?;
 
     let (begun, mut place) = (Instant::now(), 0);
     let mut take = async |upto: usize| -> Result<()> {
@@ -183,9 +205,15 @@ async fn main() -> Result<ExitCode> {
     if !ended(&mesh, orders * 3 / 4).await? {
         eprintln!("some orders did not end");
     }
-    eprintln!("the shop is cut off for {} s, and takes orders all the same", CUT_OFF.as_secs());
+    let cut_off = BANK_IS_DOWN + CUT_OFF;
+    eprintln!("the bank is down, and the shop is cut off for {} s and takes orders all the same", cut_off.as_secs());
+    world.bank_is_down.store(true, Ordering::Relaxed);
+    take(orders * 7 / 8).await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     mesh[0].set_offline(true).await;
     take(orders).await?;
+    tokio::time::sleep(BANK_IS_DOWN).await;
+    world.bank_is_down.store(false, Ordering::Relaxed);
     tokio::time::sleep(CUT_OFF).await;
     mesh[0].set_offline(false).await;
 
@@ -197,7 +225,7 @@ async fn main() -> Result<ExitCode> {
     }
     let sound = report(&mesh, &world, orders, took) && agree;
     mesh.shutdown().await;
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(sound)
 }
 
 /// Waits until every node sees every order ended and nothing owed.
@@ -205,10 +233,9 @@ async fn ended(mesh: &LocalMesh, orders: usize) -> Result<bool> {
     let begun = Instant::now();
     while begun.elapsed() < LIMIT {
         let open = mesh.nodes().iter().map(|node| {
-            let rests = instances(node).into_iter().filter(|judged| {
-                let owes = judged.instance.owed.iter().any(|owed| owed.compensation.is_some());
-                judged.instance.end.is_some() && !owes
-            });
+            let rests = instances(node)
+                .into_iter()
+                .filter(|judged| judged.instance.end.is_some() && judged.instance.owed.is_empty());
             orders.saturating_sub(rests.count())
         });
         if open.sum::<usize>() == 0 {
@@ -248,9 +275,23 @@ fn report(mesh: &LocalMesh, world: &World, orders: usize, took: Duration) -> boo
     );
     println!("states: {states:?}");
     println!("verdicts: {verdicts:?}");
-    println!("goods out: {}, paid: {}, shipped: {shipped}", world.goods.held(), world.money.held());
-    let balanced = world.goods.held() == shipped && world.money.held() == shipped;
+    let (goods, money, parcels) = (world.goods.held(), world.money.held(), world.parcels.held());
+    println!("goods out: {goods}, paid: {money}, parcels: {parcels}, shipped: {shipped}");
+    let balanced = [goods, money, parcels] == [shipped; 3];
     let sound = same && open.is_empty() && balanced && !verdicts.contains_key("violating") && seen[0].len() == orders;
-    println!("{}", if sound { "every order has ended, and goods and money balance" } else { "SOMETHING IS WRONG" });
+    println!(
+        "{}",
+        if sound { "every order has ended, and goods, money and parcels balance" } else { "SOMETHING IS WRONG" }
+    );
     sound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn goods_money_and_parcels_balance() {
+        assert!(dance(400).await.expect("a mesh"));
+    }
 }
