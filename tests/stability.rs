@@ -1,5 +1,6 @@
 //! What is undone, and what cannot be undone, waits until nothing earlier can come any more, where a participant asks for that.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use roundelay::choreography::read_draft;
 use roundelay::dev::{LocalMesh, LocalMeshOptions};
 use roundelay::node::Node;
 use roundelay::participant::{PlayOptions, Playing};
+use roundelay::stability::Scope;
 use roundelay::views::Fold;
 use roundelay_protocol::choreography::Participant;
 use roundelay_protocol::choreography::participant::{Call, Emission};
@@ -148,6 +150,47 @@ async fn what_cannot_be_undone_is_not_done_for_what_may_still_lose() {
     eventually("the other order is shipped", async || (0..3).all(|nth| state(nth, "o-2") == "shipped")).await;
     assert_eq!(*sent.lock().unwrap_or_else(PoisonError::into_inner), ["o-2"]);
     playing.stop().await;
+    mesh.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_named_in_a_declaration_holds_nothing_up_and_plays_nothing() {
+    let heartbeat = Duration::from_millis(200);
+    let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1", "n2"]) });
+    let mesh = mesh.await.expect("a mesh");
+    let mut draft = read_draft(include_str!("../examples/declarations/order_saga.toml")).expect("a draft");
+    for role in draft.roles.values_mut() {
+        role.nodes = [0, 1].map(|nth| mesh[nth].id().to_base58()).to_vec();
+    }
+    publish(&mesh[0], &draft, true).await.expect("a declaration");
+    publish_step(&mesh[0], "orders.placed", "order.placed", None).await;
+    eventually("the order is everywhere", async || (0..3).all(|nth| verdict(&mesh[nth]) == "pending")).await;
+    mesh[2].set_offline(true).await;
+    publish_step(&mesh[0], "orders.stock", "stock.reserved", Some("order.placed")).await;
+    let observer = mesh[1].observer();
+    let reserved_ms = async || {
+        let judged = observer.instance(NAME, "o-1").expect("an order").instance;
+        judged.last_step.filter(|step| step.kind == "stock.reserved").map(|step| step.rank.stamp.as_ms())
+    };
+    eventually("it is reserved", async || reserved_ms().await.is_some()).await;
+    let reserved_ms = reserved_ms().await.expect("reserved");
+    let stable_ms = async |scope: Scope| mesh[1].stability(scope).await.expect("an answer").stable_ms;
+    let named = observer.scope(NAME).expect("a choreography");
+    assert_eq!(named.nodes.as_ref().map(BTreeSet::len), Some(2));
+    eventually("it is stable", async || stable_ms(named.clone()).await > reserved_ms).await;
+    let all = Scope { nodes: None, ..named.clone() };
+    assert!(stable_ms(all).await <= reserved_ms, "of the third node nothing is known");
+
+    let shop = || Participant::new(NAME, "shop");
+    let refused = Playing::start(&mesh[2], shop(), PlayOptions::default()).await.err().expect("another node");
+    assert!(refused.to_string().starts_with("'shop' is not played at this node"), "{refused}");
+    Playing::start(&mesh[1], shop(), PlayOptions::default()).await.expect("a shop").stop().await;
+    // What it publishes all the same changes nothing.
+    publish_step(&mesh[2], "orders.payment", "payment.refused", Some("stock.reserved")).await;
+    mesh[2].set_offline(false).await;
+    eventually("that is told", async || (0..3).all(|nth| verdict(&mesh[nth]) == "violating")).await;
+    let judged = observer.instance(NAME, "o-1").expect("an order").instance;
+    assert_eq!((judged.state.as_str(), judged.violations[0].why.code()), ("reserved", "wrong_node"));
     mesh.shutdown().await;
 }
 

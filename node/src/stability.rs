@@ -47,6 +47,21 @@ pub enum StabilityError {
     NotSubscribed(Pattern),
 }
 
+/// Of what it is asked what is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// Topics, by patterns.
+    pub topics: Vec<Pattern>,
+    /// The nodes that alone count, such as those that a declaration names. None: all that are known.
+    pub nodes: Option<BTreeSet<Author>>,
+}
+
+impl From<Vec<Pattern>> for Scope {
+    fn from(topics: Vec<Pattern>) -> Self {
+        Self { topics, nodes: None }
+    }
+}
+
 /// Up to when nothing of some topics changes any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stability {
@@ -85,10 +100,11 @@ impl Node {
     ///
     /// # Errors
     /// When this node has no part in the topics, they are too many, or the log cannot be read.
-    pub async fn stability(&self, patterns: Vec<Pattern>) -> Result<Stability, StabilityError> {
+    pub async fn stability(&self, scope: impl Into<Scope>) -> Result<Stability, StabilityError> {
+        let scope = scope.into();
         let Members { names, interest } = self.members().await?;
         let (log, heartbeats) = (self.log(), self.heartbeats());
-        let judge = move || judge(&log, &heartbeats, &names, &interest, &patterns);
+        let judge = move || judge(&log, &heartbeats, &names, &interest, &scope);
         tokio::task::spawn_blocking(judge).await.unwrap_or(Err(LogError::Closed.into()))
     }
 
@@ -108,8 +124,9 @@ fn judge(
     heartbeats: &Heartbeats,
     names: &BTreeMap<Author, String>,
     interest: &Interest,
-    patterns: &[Pattern],
+    scope: &Scope,
 ) -> Result<Stability, StabilityError> {
+    let patterns = &scope.topics;
     let is_covered = |pattern: &Pattern| interest.patterns.iter().any(|own| own.includes(pattern));
     if let Some(pattern) = patterns.iter().find(|pattern| !is_covered(pattern)) {
         return Err(StabilityError::NotSubscribed((*pattern).clone()));
@@ -126,8 +143,11 @@ fn judge(
     if topics.len() > MAX_STABLE_TOPICS {
         return Err(StabilityError::TooManyTopics(topics.len()));
     }
-    let known = names.keys().chain(heartbeats.iter().map(|(author, _)| author)).chain(stored.keys());
-    let authors: BTreeSet<Author> = known.filter(|author| !interest.excludes(author)).copied().collect();
+    let counting: BTreeSet<&Author> = match &scope.nodes {
+        Some(nodes) => nodes.iter().collect(),
+        None => names.keys().chain(heartbeats.iter().map(|(author, _)| author)).chain(stored.keys()).collect(),
+    };
+    let authors: BTreeSet<Author> = counting.into_iter().filter(|author| !interest.excludes(author)).copied().collect();
     if authors.len() > MAX_BEATING {
         return Err(StabilityError::TooManyNodes(authors.len()));
     }

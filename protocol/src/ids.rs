@@ -36,6 +36,27 @@ bytes32! {
     Author
 }
 
+/// What an ed25519 key's peer id has before the key: an identity multihash (code 0, length) of the key as protobuf (type
+/// ed25519, length). See the libp2p specification of peer ids.
+const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
+impl Author {
+    /// The author with a peer id, in base58. None for what is no peer id of an ed25519 key.
+    #[must_use]
+    pub fn from_peer_id(text: &str) -> Option<Self> {
+        let mut bytes = [0; PEER_ID_PREFIX.len() + 32];
+        let len = bs58::decode(text).onto(&mut bytes).ok()?;
+        let key = bytes.get(..len)?.strip_prefix(&PEER_ID_PREFIX)?;
+        Some(Self(key.try_into().ok()?))
+    }
+
+    /// Its peer id, in base58.
+    #[must_use]
+    pub fn peer_id(&self) -> String {
+        bs58::encode([&PEER_ID_PREFIX[..], &self.0].concat()).into_string()
+    }
+}
+
 bytes32! {
     /// The BLAKE3 hash of a batch's header bytes. All zero means "no batch": the parent of a log's first batch.
     BatchHash

@@ -53,6 +53,14 @@ fn a_value_is_stable_once_every_node_was_heard_beyond_it_or_is_left_out() {
     let shown = mesh[1].cli(&["stable"]).expect(exit::OK).stdout;
     assert!(shown.contains("stable up to") && shown.contains("holds it up"), "{shown}");
 
+    let declared = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/declarations/order_saga.toml");
+    mesh[1].cli(&["topics", "join", "orders.>"]).expect(exit::OK);
+    mesh[1].cli(&["choreography", "publish", declared]).expect(exit::OK);
+    let of_orders = || mesh[1].cli(&["--json", "stable", "--choreography", "order-saga"]).expect(exit::OK).stdout;
+    assert_eq!(serde_json::from_str::<Value>(&of_orders()).expect("JSON")["nodes"].as_array().map(Vec::len), Some(3));
+    mesh[1].cli(&["stable", "--choreography", "odrer-saga"]).expect(exit::FAILURE).saying(&["order-saga"]);
+    mesh[1].cli(&["stable", TOPIC, "--choreography", "order-saga"]).expect(exit::USAGE);
+
     mesh[1].cli(&["stable", "--leave-out", mesh[2].id()]).expect(exit::OK).saying(&["left out"]);
     eventually("it is stable without the silent node", || is_stable(&mesh[1], "apples"));
     assert!(!is_stable(&mesh[0], "apples"), "each node decides for itself");

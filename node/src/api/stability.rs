@@ -33,6 +33,9 @@ impl From<StabilityError> for ApiError {
 pub(super) struct StabilityParameters {
     /// Topics and patterns, separated by commas. All that the node subscribes to unless it is said which.
     topic: Option<String>,
+    /// In place of topics a choreography: its topics, and only the nodes that its declaration names, where it names those of
+    /// every role.
+    choreography: Option<String>,
 }
 
 /// Up to when everything that was published to some topics is here.
@@ -50,12 +53,17 @@ pub(super) async fn show_stability(
     State(api): State<Api>,
     parameters: Result<Query<StabilityParameters>, QueryRejection>,
 ) -> Result<Json<Stability>, ApiError> {
-    let Query(StabilityParameters { topic }) = parameters?;
-    let patterns = match topic {
-        Some(texts) => texts.split(',').map(parse_pattern).collect::<Result<_, _>>()?,
-        None => api.node.patterns().await?,
+    let Query(StabilityParameters { topic, choreography }) = parameters?;
+    let scope = match (topic, choreography) {
+        (Some(_), Some(_)) => {
+            let detail = "'topic' and 'choreography' are both given";
+            return Err(ApiError::new(Code::BadRequest, detail).with_hint("give one of the two"));
+        }
+        (None, Some(name)) => api.node.observer().scope(&name)?,
+        (Some(texts), None) => texts.split(',').map(parse_pattern).collect::<Result<Vec<_>, _>>()?.into(),
+        (None, None) => api.node.patterns().await?.into(),
     };
-    Ok(Json(api.node.stability(patterns).await?))
+    Ok(Json(api.node.stability(scope).await?))
 }
 
 /// Leaves a node out, for good: its silence holds nothing up, and what still comes of it may be an exception.

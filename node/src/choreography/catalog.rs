@@ -6,6 +6,7 @@ use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::choreography::Rank;
 use roundelay_protocol::choreography::conformance::{MAX_VERSIONS, Versions};
 use roundelay_protocol::event::Item;
+use roundelay_protocol::ids::Author;
 use roundelay_protocol::topic::Pattern;
 
 use super::error::LookupError;
@@ -119,6 +120,12 @@ impl Catalog {
             let _ = versions.add(later.declaration.clone(), later.at.stamp);
         }
         Some(versions)
+    }
+
+    /// The nodes that alone may add to instances of a choreography, where all its versions name them.
+    pub(super) fn nodes(&self, name: &str) -> Option<BTreeSet<Author>> {
+        let mut nodes = self.publications(name).map(|known| known.declaration.nodes());
+        nodes.try_fold(BTreeSet::new(), |all, nodes| Some(all.into_iter().chain(nodes?).collect()))
     }
 
     /// Where events of a choreography may be: the topics of all its versions, or everywhere.

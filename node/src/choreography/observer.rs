@@ -21,6 +21,7 @@ use super::types::{Choreographies, ChoreographyDetail, ChoreographyStatus};
 use crate::log::LogError;
 use crate::metrics::ChoreographyFigures;
 use crate::node::Node;
+use crate::stability::Scope;
 
 /// Follows the log of a node and judges every instance of every choreography that was published. Clones share it; a node
 /// has one: [`Node::observer`].
@@ -159,6 +160,18 @@ impl Observer {
         let state = self.0.state.read();
         let is_known = state.catalog.latest(choreography).is_some();
         if is_known { state.catalog.patterns(choreography) } else { Vec::new() }
+    }
+
+    /// Of what it is to be asked what is stable of a choreography: its topics, and the nodes that all its versions name.
+    ///
+    /// # Errors
+    /// When there is no such choreography.
+    pub fn scope(&self, choreography: &str) -> Result<Scope, LookupError> {
+        let state = self.0.state.read();
+        if state.catalog.latest(choreography).is_none() {
+            return Err(state.catalog.no_choreography(choreography));
+        }
+        Ok(Scope { topics: state.catalog.patterns(choreography), nodes: state.catalog.nodes(choreography) })
     }
 
     /// One instance, as it is judged now.

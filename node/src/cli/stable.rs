@@ -14,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   roundelay stable                         of all that the node subscribes to
   roundelay stable orders.> stock.levels   of some
+  roundelay stable --choreography orders   of its topics, and of the nodes that it names
   roundelay stable --leave-out berlin      go on without a node that is silent
   roundelay stable --count berlin          have it count again
 
@@ -28,11 +29,14 @@ pub(crate) struct Args {
     /// Topics and patterns [default: what the node subscribes to]
     #[arg(value_name = "PATTERN", value_parser = values::pattern)]
     patterns: Vec<Pattern>,
+    /// Of the topics of this choreography, and of the nodes alone that it names where it does so for every role
+    #[arg(long, value_name = "NAME", conflicts_with = "patterns")]
+    choreography: Option<String>,
     /// Go on without this node: its name, its id, or the beginning or end of either
-    #[arg(long, value_name = "NODE", conflicts_with = "patterns")]
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["patterns", "choreography"])]
     leave_out: Option<String>,
     /// Have this node count again
-    #[arg(long, value_name = "NODE", conflicts_with_all = ["patterns", "leave_out"])]
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["patterns", "choreography", "leave_out"])]
     count: Option<String>,
 }
 
@@ -51,7 +55,7 @@ pub(crate) async fn run(context: Context, args: Args) -> Result<(), CliError> {
     }
     let texts: Vec<&str> = args.patterns.iter().map(Pattern::as_str).collect();
     let topics = (!texts.is_empty()).then(|| texts.join(","));
-    show(output, &client.stability(topics.as_deref()).await?)
+    show(output, &client.stability(topics.as_deref(), args.choreography.as_deref()).await?)
 }
 
 fn show(output: &Output, stability: &Stability) -> Result<(), CliError> {

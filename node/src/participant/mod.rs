@@ -39,6 +39,7 @@ use crate::choreography::{LookupError, Observer, ObserverError};
 use crate::consumers::{ConsumerConfig, Consumers, ConsumersError};
 use crate::log::LogError;
 use crate::node::{CallError, Node, Transaction};
+use crate::peer_id::author_of;
 
 /// Events that a participant is at, at once.
 pub const MAX_CONCURRENCY: usize = 1_000;
@@ -174,6 +175,9 @@ impl Playing {
         let observer = node.observer();
         let declared = wait_for(&observer, participant.choreography()).await?;
         participant.check(&declared)?;
+        if let Some(author) = author_of(&node.id()) {
+            participant.check_node(&declared, author)?;
+        }
         for (kind, state) in participant.unanswered(&declared) {
             tracing::warn!(
                 role = participant.role(), %kind, %state,
@@ -273,7 +277,11 @@ impl Stage {
     /// up, or what else does.
     async fn stable_ms(&self) -> (u64, String) {
         let choreography = self.participant.choreography();
-        let stability = match self.node.stability(self.observer.topics(choreography)).await {
+        let scope = match self.observer.scope(choreography) {
+            Ok(scope) => scope,
+            Err(error) => return (0, error.to_string()),
+        };
+        let stability = match self.node.stability(scope).await {
             Ok(stability) => stability,
             Err(error) => return (0, error.to_string()),
         };

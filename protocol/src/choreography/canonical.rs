@@ -69,9 +69,16 @@ pub fn encode(declaration: &Declaration) -> Vec<u8> {
     writer.array(6).uint(FORMAT).text(declaration.name()).text(declaration.start());
     writer.array(declaration.roles().len());
     for (name, role) in declaration.roles() {
-        writer.array(3).text(name);
+        // What names no nodes keeps the hash that it had before there were any.
+        writer.array(if role.nodes.is_empty() { 3 } else { 4 }).text(name);
         write_texts(&mut writer, &role.sees);
         write_texts(&mut writer, &role.sources);
+        if !role.nodes.is_empty() {
+            writer.array(role.nodes.len());
+            role.nodes.iter().for_each(|node| {
+                writer.bytes(&node.0);
+            });
+        }
     }
     writer.array(declaration.events().len());
     for (kind, event) in declaration.events() {

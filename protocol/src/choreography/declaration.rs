@@ -9,6 +9,7 @@ use super::canonical::{Version, version_of};
 use super::draft::{DeadlineDraft, Draft, EventDraft, FORMAT, RoleDraft, StateDraft};
 use super::finding::{Code, Finding, MAX_FINDINGS, deadline_place, event_place, on_place};
 use super::span::parse_span_ms;
+use crate::ids::Author;
 use crate::limits::MAX_ATTRIBUTE_BYTES;
 use crate::topic::Pattern;
 
@@ -22,6 +23,8 @@ pub const MAX_STATES: usize = 256;
 pub const MAX_TRANSITIONS: usize = 4096;
 /// Sources of a role.
 pub const MAX_SOURCES: usize = 64;
+/// Nodes of a role.
+pub const MAX_NODES: usize = 64;
 /// Bytes of the name of a choreography, role or state.
 pub const MAX_NAME_BYTES: usize = 64;
 /// Bytes of a type of events.
@@ -72,6 +75,8 @@ pub struct Role {
     pub sees: BTreeSet<String>,
     /// Sources by which it is known. None: any source may play it.
     pub sources: BTreeSet<String>,
+    /// Nodes at which it is played. None: it may be played at any.
+    pub nodes: BTreeSet<Author>,
 }
 
 /// A type of events.
@@ -219,6 +224,17 @@ impl Declaration {
         self.emitter(kind) == Some(role) || self.roles.get(role).is_some_and(|role| role.sees.contains(kind))
     }
 
+    /// The nodes that alone can add to an instance. None: some role may be played at any node.
+    #[must_use]
+    pub fn nodes(&self) -> Option<BTreeSet<Author>> {
+        let emit = |name: &str| self.events.values().any(|event| event.by == *name);
+        let mut roles = self.roles.iter().filter(|(name, _)| emit(name)).map(|(_, role)| role);
+        roles.try_fold(BTreeSet::new(), |mut nodes, role| {
+            nodes.extend(role.nodes.iter().copied());
+            (!role.nodes.is_empty()).then_some(nodes)
+        })
+    }
+
     /// The one role that is known by a source.
     #[must_use]
     pub fn role_of_source(&self, source: &str) -> Option<&str> {
@@ -289,7 +305,24 @@ impl Reader<'_> {
         for source in &role.sources {
             self.check_text(&format!("{place}.sources"), source, MAX_ATTRIBUTE_BYTES);
         }
-        Role { sees: role.sees.iter().cloned().collect(), sources: role.sources.iter().cloned().collect() }
+        let nodes = self.read_nodes(&format!("{place}.nodes"), &role.nodes);
+        Role { sees: role.sees.iter().cloned().collect(), sources: role.sources.iter().cloned().collect(), nodes }
+    }
+
+    fn read_nodes(&mut self, place: &str, nodes: &[String]) -> BTreeSet<Author> {
+        self.check_count(place, nodes.len(), MAX_NODES);
+        let mut read = BTreeSet::new();
+        for node in nodes {
+            match Author::from_peer_id(node) {
+                Some(author) => drop(read.insert(author)),
+                None => {
+                    let wrong = format!("'{}' is no id of a node.", node.escape_debug());
+                    let mend = "Write ids as `roundelay status` shows them, such as 12D3KooW...";
+                    self.find(place, Code::BadNode, wrong, mend);
+                }
+            }
+        }
+        read
     }
 
     fn read_event(&mut self, kind: &str, event: &EventDraft) -> EventType {

@@ -75,6 +75,10 @@ impl Facts {
         for source in &own.sources {
             facts.add(format!("roles.{role}.sources[{source:?}]"), format!("it is known by '{source}'"));
         }
+        for node in &own.nodes {
+            let node = node.peer_id();
+            facts.add(format!("roles.{role}.nodes[{node:?}]"), format!("it is played at '{node}'"));
+        }
         for kind in declaration.events().keys().filter(|kind| declaration.knows(role, kind)) {
             facts.add_event(declaration, role, kind);
         }

@@ -64,6 +64,9 @@ pub struct RoleDraft {
     /// CloudEvents sources of which it is known. None: any source may play it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
+    /// Ids of the nodes at which it is played. None: it may be played at any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
 }
 
 /// A type of events.
@@ -230,6 +233,14 @@ impl Draft {
     pub fn sources(mut self, role: &str, sources: &[&str]) -> Self {
         let role = self.roles.entry(role.to_owned()).or_default();
         role.sources = sources.iter().map(|&source| source.to_owned()).collect();
+        self
+    }
+
+    /// Names the nodes at which a role is played, by their ids.
+    #[must_use]
+    pub fn nodes(mut self, role: &str, nodes: &[&str]) -> Self {
+        let role = self.roles.entry(role.to_owned()).or_default();
+        role.nodes = nodes.iter().map(|&node| node.to_owned()).collect();
         self
     }
 

@@ -47,6 +47,8 @@ codes! {
     DoubleDeadline = "double_deadline",
     /// One source named for two roles.
     SharedSource = "shared_source",
+    /// A node's id is none.
+    BadNode = "bad_node",
     /// No events lead to a state.
     UnreachableState = "unreachable_state",
     /// An event that is possible nowhere.

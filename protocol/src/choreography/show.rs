@@ -65,6 +65,9 @@ pub fn text(declaration: &Declaration) -> String {
         if !role.sources.is_empty() {
             let _ = writeln!(out, "    is     {}", list(role.sources.iter().map(String::as_str).collect()));
         }
+        for node in &role.nodes {
+            let _ = writeln!(out, "    at     {}", node.peer_id());
+        }
     }
     out.push_str("\nstates\n");
     for (name, state) in declaration.states() {

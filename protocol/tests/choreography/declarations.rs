@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use roundelay_protocol::choreography::declaration::End;
 use roundelay_protocol::choreography::draft::{DeadlineDraft, EventDraft, RoleDraft, StateDraft, TransitionDraft};
 use roundelay_protocol::choreography::{Draft, canonical, check, diff, show};
+use roundelay_protocol::ids::Author;
 
 const ROLES: [&str; 3] = ["shop", "stock", "bank"];
 const KINDS: [&str; 5] = ["order.placed", "a b", "x\"y", "é", "pay:ok"];
@@ -39,11 +40,13 @@ fn draft() -> impl Strategy<Value = Draft> {
     let event = (prop::sample::select(&ROLES[..]), any::<bool>(), prop::option::of(prop::sample::select(&KINDS[..])));
     let events = prop::collection::vec(event, KINDS.len());
     let states = prop::collection::vec(state(), STATES.len() - 1);
-    (roles, events, states, prop::option::of("[a-z]{1,8}")).prop_map(|(roles, events, states, source)| {
+    let nodes = prop::collection::btree_set(any::<u8>(), 0..3);
+    (roles, events, states, prop::option::of("[a-z]{1,8}"), nodes).prop_map(|(roles, events, states, source, nodes)| {
         let mut draft = Draft::new("any-one", "open").end("over", End::Failure);
+        let nodes: Vec<String> = nodes.iter().map(|key| Author([*key; 32]).peer_id()).collect();
         for (name, sees) in ROLES.into_iter().zip(roles) {
             let sources = source.iter().map(|source| format!("/{name}/{source}")).collect();
-            draft.roles.insert(name.to_owned(), RoleDraft { sees, sources });
+            draft.roles.insert(name.to_owned(), RoleDraft { sees, sources, nodes: nodes.clone() });
         }
         for (kind, (by, effect, compensation)) in KINDS.into_iter().zip(events) {
             let topic = effect.then(|| "orders.*".to_owned());
@@ -82,9 +85,10 @@ fn rebuild(from: &Draft) -> Draft {
     }
     for (name, role) in from.roles.iter().rev() {
         let texts = |texts: &'_ [String]| texts.iter().rev().cloned().collect::<Vec<_>>();
-        let (sees, sources) = (texts(&role.sees), texts(&role.sources));
+        let (sees, sources, nodes) = (texts(&role.sees), texts(&role.sources), texts(&role.nodes));
         draft = draft.role(name, &sees.iter().map(String::as_str).collect::<Vec<_>>());
         draft = draft.sources(name, &sources.iter().map(String::as_str).collect::<Vec<_>>());
+        draft = draft.nodes(name, &nodes.iter().map(String::as_str).collect::<Vec<_>>());
     }
     draft
 }

@@ -6,13 +6,14 @@ use super::{Client, Result};
 use crate::stability::Stability;
 
 impl Client {
-    /// Up to when everything of the topics that match is here. Topics and patterns are separated by commas; without them it
-    /// is said of all that the node subscribes to.
+    /// Up to when everything of the topics that match is here, or of a choreography. Topics and patterns are separated by
+    /// commas; without either it is said of all that the node subscribes to.
     ///
     /// # Errors
     /// See [`ClientError`](super::ClientError).
-    pub async fn stability(&self, topics: Option<&str>) -> Result<Stability> {
-        let query: Vec<(&str, &str)> = topics.map(|topics| ("topic", topics)).into_iter().collect();
+    pub async fn stability(&self, topics: Option<&str>, choreography: Option<&str>) -> Result<Stability> {
+        let query = [("topic", topics), ("choreography", choreography)];
+        let query: Vec<(&str, &str)> = query.into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
         self.call(self.request(Method::GET, &["stability"]).query(&query)).await
     }
 

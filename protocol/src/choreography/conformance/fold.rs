@@ -278,7 +278,7 @@ impl Fold {
     }
 }
 
-/// Rule 4: whether an event comes from a role, or by a topic, that its type does not have.
+/// Rule 4: whether an event comes from a role, from a node, or by a topic that its type does not have.
 fn find_misplaced(declaration: &Declaration, event: &Observed) -> Option<WhyNot> {
     let event_type = declaration.events().get(&event.kind)?;
     if let Some(pattern) = event_type.topic.as_ref().filter(|pattern| !pattern.matches(&event.topic)) {
@@ -293,7 +293,11 @@ fn find_misplaced(declaration: &Declaration, event: &Observed) -> Option<WhyNot>
         (Some(said), _) if said != expected => said,
         (_, Some(known)) if known != expected => known,
         (_, None) if has_sources => &event.source,
-        _ => return None,
+        _ => {
+            let nodes = declaration.roles().get(expected).map(|role| &role.nodes).filter(|nodes| !nodes.is_empty())?;
+            let stranger = event.author.filter(|author| !nodes.contains(author))?;
+            return Some(WhyNot::WrongNode { role: expected.to_owned(), found: stranger });
+        }
     };
     Some(WhyNot::WrongRole { expected: expected.to_owned(), found: found.to_owned() })
 }

@@ -1,7 +1,7 @@
 use super::super::declaration::End;
 use super::super::draft::Draft;
 use super::*;
-use crate::ids::BatchHash;
+use crate::ids::{Author, BatchHash};
 use crate::topic::Topic;
 
 /// Ask; answer yes or no, or be silent; a yes has an effect, and is done or undone.
@@ -155,6 +155,31 @@ fn what_cannot_be_is_violating_and_changes_nothing() {
     ] {
         assert_eq!(judged(&events).1, expected);
     }
+}
+
+#[test]
+fn who_is_named_as_a_roles_node_alone_plays_it() {
+    let (at, elsewhere) = (Author([1; 32]), Author([2; 32]));
+    let mut draft = Draft::new("question", "new").role("asker", &["yes"]).role("clerk", &["asked"]);
+    draft = draft.nodes("clerk", &[&at.peer_id()]).event("asked", "asker").event("yes", "clerk").event("late", "asker");
+    draft = draft.on("new", "asked", "asked").on("asked", "yes", "done").deadline("asked", "1h", "late", "done");
+    let draft = draft.end("done", End::Success);
+    assert_eq!(draft.declare().unwrap().nodes(), None, "an asker may be anywhere");
+    assert_eq!(draft.clone().nodes("asker", &[&elsewhere.peer_id()]).declare().unwrap().nodes().unwrap().len(), 2);
+    let unnamed = draft.clone().nodes("clerk", &[]).declare().unwrap();
+    assert_ne!(unnamed.version(), draft.declare().unwrap().version());
+    let wrong = draft.clone().nodes("clerk", &["clerk-1"]).declare().unwrap_err().to_string();
+    assert!(wrong.contains("roles.clerk.nodes: bad_node: 'clerk-1' is no id of a node."), "{wrong}");
+    let mut conformance = Conformance::new(Versions::new(draft.declare().unwrap()));
+    let by = |author: Author, event: Observed| Observed { author: Some(author), ..event };
+    conformance.take([
+        by(elsewhere, event(1, "asked", "a", &[])),
+        by(elsewhere, event(2, "yes", "b", &["a"])),
+        by(at, event(3, "yes", "c", &["a"])),
+    ]);
+    let instance = conformance.instance("i").unwrap();
+    assert_eq!((instance.state.as_str(), instance.violations.len()), ("done", 1));
+    assert_eq!((instance.violations[0].event.id.as_str(), instance.violations[0].why.code()), ("b", "wrong_node"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::super::declaration::End;
 use super::super::observed::Observed;
 use super::super::rank::Rank;
 use super::super::span::format_span;
+use crate::ids::Author;
 
 /// Names an event, with its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +110,13 @@ pub enum WhyNot {
         /// The role that it comes from, or its source where no role has it.
         found: String,
     },
+    /// It was published by a node at which its role is not played.
+    WrongNode {
+        /// The role.
+        role: String,
+        /// The node.
+        found: Author,
+    },
     /// It was published to a topic where its type does not belong.
     WrongTopic {
         /// The pattern of its topics.
@@ -132,6 +140,7 @@ impl WhyNot {
             Self::AfterEnd { .. } => "after_end",
             Self::Early { .. } => "early",
             Self::WrongRole { .. } => "wrong_role",
+            Self::WrongNode { .. } => "wrong_node",
             Self::WrongTopic { .. } => "wrong_topic",
             Self::UnknownVersion { .. } => "unknown_version",
         }
@@ -149,6 +158,9 @@ impl fmt::Display for WhyNot {
                 write!(f, "it comes {} before its deadline is due", format_span(*early_ms))
             }
             Self::WrongRole { expected, found } => write!(f, "'{expected}' emits it, and it comes from '{found}'"),
+            Self::WrongNode { role, found } => {
+                write!(f, "'{role}' is not played at {}, which published it", found.peer_id())
+            }
             Self::WrongTopic { expected, found } => {
                 write!(f, "it belongs to '{expected}', and was published to '{found}'")
             }

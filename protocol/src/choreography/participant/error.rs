@@ -1,6 +1,7 @@
 //! What does not fit: of a participant and its declaration, and of what a handler wants to emit.
 
 use super::MAX_EMISSIONS;
+use crate::ids::Author;
 
 /// Why a participant cannot play its role. Nothing was begun.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +24,14 @@ pub enum CastError {
         role: String,
         /// The participant's.
         found: String,
+    },
+    /// The role's nodes are declared, and this is none of them.
+    #[error("'{role}' is not played at this node, {}: play it at one that is declared, or declare this one", node.peer_id())]
+    OtherNode {
+        /// The role.
+        role: String,
+        /// The node.
+        node: Author,
     },
     /// It has a handler for events that the role does not receive.
     #[error(

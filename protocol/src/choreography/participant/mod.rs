@@ -32,6 +32,7 @@ pub use part::{Course, GivingUp, Planned};
 
 use self::call::Handler;
 use super::declaration::Declaration;
+use crate::ids::Author;
 use crate::topic::Topic;
 
 /// Events that one answer emits, at most.
@@ -202,6 +203,18 @@ impl Participant {
             return Err(CastError::NothingToUndo { role: role.to_owned(), kind: kind.clone() });
         }
         Ok(())
+    }
+
+    /// Checks whether its role may be played at a node.
+    ///
+    /// # Errors
+    /// When the declaration names nodes for the role, and this is none of them.
+    pub fn check_node(&self, declaration: &Declaration, node: Author) -> Result<(), CastError> {
+        let nodes = declaration.roles().get(&*self.role).map(|role| &role.nodes);
+        match nodes.is_none_or(|nodes| nodes.is_empty() || nodes.contains(&node)) {
+            true => Ok(()),
+            false => Err(CastError::OtherNode { role: self.role.to_string(), node }),
+        }
     }
 
     /// Events, each with the state that it leads to, after which this role has to act and for which it has no handler: it has

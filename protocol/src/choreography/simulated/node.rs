@@ -171,7 +171,8 @@ fn observe(stored: &Stored) -> Observed {
     Observed {
         rank: stored.rank,
         topic: topic.clone(),
-        author: Some(author_of(stored.author)),
+        // Nodes that a declaration names are not these.
+        author: None,
         source: event.source.clone(),
         id: event.id.clone(),
         kind: event.kind.clone(),
