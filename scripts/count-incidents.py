@@ -4,7 +4,8 @@
     scripts/count-incidents.py examples/declarations/incidents.toml incidents.ndjson.gz
 
 Needs Python 3.11 and nothing else, and no mesh: it is what the mesh's own counts are compared with. The file has one
-event a line, as JSON: `time`, `case` and `type`, and where they are known `id`, `source` and `causes`.
+event a line, as JSON: `time`, `case` and `type`, and where they are known `id`, `source` and `causes`. Or it has what was
+read back from a node, by `GET /v1/events` or `roundelay log export`: then times are the stamps, which are those of publishing.
 """
 
 import collections
@@ -42,13 +43,31 @@ def read_cases(path):
     with gzip.open(path, "rt") if path.endswith(".gz") else open(path) as file:
         for number, line in enumerate(file):
             event = json.loads(line)
-            time = datetime.datetime.fromisoformat(event["time"].replace("Z", "+00:00"))
-            event["at_ms"] = round(time.timestamp() * 1000)
+            if "gap" in event:
+                sys.exit(f"line {number + 1}: the node does not hold everything: {line.strip()}")
+            if "rdlhlc" in event:
+                event |= of_node(event)
+            else:
+                time = datetime.datetime.fromisoformat(event["time"].replace("Z", "+00:00"))
+                event["stamp"] = round(time.timestamp() * 1000) << 16
+            event["at_ms"] = event["stamp"] >> 16
             event.setdefault("id", str(number))
             event.setdefault("source", "/")
             event.setdefault("causes", [])
-            cases[event["case"]].append((event["at_ms"], number, event))
+            if event["case"] is not None:
+                cases[event["case"]].append((event["stamp"], number, event))
     return {case: [event for _, _, event in sorted(events, key=lambda e: e[:2])] for case, events in cases.items()}
+
+
+def of_node(event):
+    """What a CloudEvent of a node says in attributes of other names."""
+    causes = event.get("causationid", "")
+    if "," in causes:
+        parts = [part for part in causes.split(",") if part]
+        causes = [part.replace("%2C", ",").replace("%25", "%") for part in parts]
+    else:
+        causes = [causes] if causes else []
+    return {"stamp": int(event["rdlhlc"]), "case": event.get("correlationid"), "causes": causes}
 
 
 class Case:
