@@ -5,13 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
 
-use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use super::orders::json;
-use crate::harness::{self, Mesh, Node, eventually, exit};
+use crate::harness::{self, Dice, Mesh, Node, eventually, exit};
 
 const DECLARATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/declarations/order.toml");
 const NAME: &str = "order";
@@ -93,13 +91,14 @@ fn a_service_that_is_killed_in_its_work_answers_every_order_once_and_owes_nothin
     let mut payment = Payment { program, bank, address, child: None };
     payment.start(&mesh[home]);
 
+    let mut dice = Dice::thrown();
     for nth in 0..KILLS {
         let before = payment.charges().len();
         // It charges before it answers, so that the answers to some of these are on their way when it dies.
-        let charges = before + rand::rng().random_range(1..=ORDERS);
+        let charges = before + 1 + dice.below(ORDERS);
         place(&mesh[0], nth * ORDERS..(nth + 1) * ORDERS);
         eventually("it is at work", || payment.charges().len() >= charges);
-        sleep(Duration::from_millis(rand::rng().random_range(0..60)));
+        sleep(dice.time(0, 60));
         payment.kill();
         payment.start(&mesh[home]);
     }

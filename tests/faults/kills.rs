@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, sleep};
 
-use crate::dice::Dice;
-use crate::harness::{Follower, Mesh, Stream, assert_no_number_used_twice, eventually};
+use crate::harness::{Dice, Follower, Mesh, Stream, assert_no_number_used_twice, eventually};
 use crate::needs::{self, Need};
 use crate::slow_disk::delay;
 

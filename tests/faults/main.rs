@@ -10,7 +10,6 @@ mod harness;
 mod addresses;
 mod clocks;
 mod damage;
-mod dice;
 mod disk_full;
 mod failed_write;
 mod kills;

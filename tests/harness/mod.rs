@@ -8,6 +8,7 @@
 //! - `lan` is the other way between them, for root: a network namespace a node, joined by a bridge
 //! - `http` talks to a node's API as services do
 //! - `load` publishes and subscribes in the background
+//! - `dice` draws what is left to chance from a seed that is printed when a test fails
 //! - `event` reads events and status as the command line prints them, and checks what a delivery promises
 //!
 //! Nothing here asserts on speed: a deadline only tells "late" from "never" on a busy machine.
@@ -16,6 +17,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod binary;
+mod dice;
 mod event;
 mod http;
 mod lan;
@@ -30,6 +32,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub(crate) use binary::build;
+pub(crate) use dice::Dice;
 pub(crate) use event::{Event, Peer, acknowledged_id, assert_delivered, assert_no_number_used_twice, ids};
 pub(crate) use http::{Answer, Chunks, Http};
 pub(crate) use lan::Lan;

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{BAD_CLOCK, NODES, OWN_DISK, Soak};
 use crate::clocks::set_off;
-use crate::dice::Dice;
-use crate::harness::{Node, exit};
+use crate::harness::{Dice, Node, exit};
 use crate::slow_disk::slow_down;
 
 /// Something that goes wrong with one node, or between nodes.

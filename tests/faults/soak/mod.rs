@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use crate::dice::Dice;
-use crate::harness::{Follower, Mesh, Stream, exit};
+use crate::harness::{Dice, Follower, Mesh, Stream, exit};
 use crate::loop_disk::{self, LoopDisk};
 use crate::needs::{self, Need};
 use episodes::Fault;
