@@ -6,6 +6,7 @@ mod harness;
 
 mod causes;
 mod declaring;
+mod incidents;
 mod killed;
 mod late;
 mod orders;
