@@ -5,6 +5,7 @@ pub mod api;
 pub mod bench;
 pub mod choreography;
 pub mod cli;
+mod clock;
 pub mod cloudevents;
 pub mod config;
 pub mod consumers;

@@ -8,7 +8,7 @@ mod types;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 use parking_lot::RwLock;
@@ -28,6 +28,7 @@ pub use types::{
 };
 
 use crate::choreography::Observer;
+use crate::clock::wall_ms;
 use crate::consumers::Consumers;
 use crate::engine::{Beat, Call, Dedup, Engine, Identifier, Measures, Parts, Peers, Publish, TOPICS_MARK};
 use crate::log::{self, Log, LogError, LogEvent, LogOptions, LogReader, Opened, RewriteReport, Salvaged, Snapshot};
@@ -125,7 +126,7 @@ impl Node {
             max_links: config.max_links,
             max_message_bytes: MAX_GOSSIP_BYTES,
         };
-        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let wall_ms = wall_ms();
         let me = signer.author();
         let identifier = Identifier::new(config.dedup_window);
         // Before the mesh is up: nobody answers peers yet.

@@ -15,13 +15,13 @@ use roundelay_protocol::topic::Pattern;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::choreographies::wall_ms;
 use super::openapi;
 use super::picture::{self, Format, Picture};
 use super::problem::ApiError;
 use super::server::Api;
 use super::types::{Code, From};
 use crate::choreography::{FlowReport, MAX_SCANS, Scan, ScanInfo, TraceReport};
+use crate::clock::wall_ms;
 use crate::log::LogError;
 
 /// What is said below an answer in words that not all of the log was read for.

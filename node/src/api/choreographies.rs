@@ -1,6 +1,6 @@
 //! Declarations of choreographies, and their instances.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -24,6 +24,7 @@ use crate::choreography::{
     self, Choreographies, ChoreographyDetail, ChoreographyStatus, FindingInfo, InstanceDetail, Instances, LookupError,
     MAX_LISTED, ObserverError, PublishError, PublishedChoreography,
 };
+use crate::clock::wall_ms;
 
 /// How long an answer waits for what was stored before it was asked for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -313,9 +314,4 @@ fn note_subscriptions(status: &mut ChoreographyStatus, patterns: &[Pattern]) {
     let is_covered =
         |topic: &String| Pattern::new(topic).is_ok_and(|topic| patterns.iter().any(|pattern| pattern.includes(&topic)));
     status.not_subscribed = status.topics.iter().filter(|topic| !is_covered(topic)).cloned().collect();
-}
-
-/// Milliseconds since 1970.
-pub(super) fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use roundelay_protocol::event::Event;
@@ -12,6 +12,7 @@ use roundelay_protocol::topic::{HEARTBEATS_TOPIC, Pattern, Topic};
 
 use super::load::histogram;
 use super::{BenchError, Report, Usage};
+use crate::clock::wall_ms;
 use crate::dev::{LocalMesh, LocalMeshOptions};
 use crate::stability::StabilityError;
 
@@ -108,8 +109,4 @@ async fn measure(
     let bytes: usize = beats.batches.iter().map(|(_, batch)| batch.bytes().len()).sum();
     report.add("heartbeat_bytes", "a heartbeat, as a batch", bytes as f64 / beats.batches.len().max(1) as f64, "bytes");
     Ok(())
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

@@ -17,6 +17,7 @@ use super::letters::{MAX_LETTERS, plain_reason};
 use super::types::{Attempt, Fetched};
 use super::writes::Change;
 use super::{Consumers, marks, push};
+use crate::clock::wall_ms;
 use crate::log::{LogError, LogReader};
 use crate::metrics::ConsumerFigures;
 use crate::node::{CallError, Committed, Node, Transaction};
@@ -193,7 +194,7 @@ impl Actor {
 
     /// Lets every consumer go on for a while. True when any could go on at once.
     fn turn(&mut self) -> bool {
-        let (now, now_ms, wall_ms) = (Instant::now(), self.now_ms(), super::wall_ms());
+        let (now, now_ms, wall_ms) = (Instant::now(), self.now_ms(), wall_ms());
         let gaps = now - self.looked_for_gaps >= GAP_INTERVAL;
         if gaps {
             self.looked_for_gaps = now;
@@ -317,7 +318,7 @@ impl Actor {
         if tries.len() >= MAX_ATTEMPTS {
             tries.remove(0);
         }
-        tries.push(Attempt { at_ms: super::wall_ms(), outcome: outcome.to_owned(), reason: reason.map(plain_reason) });
+        tries.push(Attempt { at_ms: wall_ms(), outcome: outcome.to_owned(), reason: reason.map(plain_reason) });
         let tries = tries.clone();
         let life = held.life;
         let mut change = Change::of(name, life);

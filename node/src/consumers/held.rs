@@ -21,6 +21,7 @@ use super::error::ConsumersError;
 use super::letters::Letters;
 use super::marks;
 use super::types::{Attempt, ConsumerInfo, Fetched, Lag, Letter, Missed};
+use crate::clock::wall_ms;
 use crate::cursor::Cursor;
 use crate::log::{LogError, LogReader};
 use crate::metrics::ConsumerFigures;
@@ -215,7 +216,7 @@ impl Held {
         let missed = self.missed.get_or_insert_default();
         missed.events = missed.events.saturating_add(events);
         missed.more |= more;
-        missed.at_ms = super::wall_ms();
+        missed.at_ms = wall_ms();
         self.missed_untold = true;
         tracing::warn!(consumer = self.name, events, "events were pruned before this consumer had done them");
     }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::held::{Found, MAX_ATTEMPTS, parse_cursor};
 use super::marks;
 use super::types::{Attempt, Letter};
+use crate::clock::wall_ms;
 use crate::cursor::Cursor;
 use crate::log::{LogError, LogReader};
 
@@ -74,7 +75,7 @@ impl Letters {
             id: plain(&found.id, MAX_TEXT_BYTES),
             key: found.key.as_deref().map(|key| plain(key, MAX_TEXT_BYTES)),
             reason: reason(&tries),
-            at_ms: super::wall_ms(),
+            at_ms: wall_ms(),
             attempts: tries,
             failures: 1,
             redriven: false,
@@ -90,7 +91,7 @@ impl Letters {
         letter.reason = reason(&tries);
         letter.attempts.extend(tries);
         letter.attempts.drain(..letter.attempts.len().saturating_sub(MAX_ATTEMPTS));
-        (letter.redriven, letter.at_ms) = (false, super::wall_ms());
+        (letter.redriven, letter.at_ms) = (false, wall_ms());
         letter.failures = letter.failures.saturating_add(1);
         let mark = (marks::letter(name, number), marks::json(&letter));
         Some((letter, mark))

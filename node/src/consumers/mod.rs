@@ -20,7 +20,7 @@ mod writes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 pub use config::{ConsumerConfig, Webhook};
 pub use error::ConsumersError;
@@ -63,10 +63,6 @@ pub struct Consumers {
     members: Arc<AtomicU64>,
     /// Dead letters that were written since the start.
     buried: watch::Sender<u64>,
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 impl Consumers {

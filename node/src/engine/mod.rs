@@ -13,7 +13,7 @@ mod serve;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::frame::{Frame, Memory, Position};
@@ -36,6 +36,7 @@ use publishing::{Arrived, OwnWrites, Parked};
 use room::Disk;
 use waiting::Waiting;
 
+use crate::clock::wall_ms;
 use crate::log::{Log, LogError, LogEvent, LogReader, Scan};
 use crate::mesh::{LinkSender, Mesh, MeshCommand, MeshEvent};
 use crate::metrics::{EngineMeters, OnItsWay, Way};
@@ -196,8 +197,7 @@ impl Engine {
     }
 
     fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+        Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall_ms() }
     }
 
     /// `Some` with the one who waits for the end, if somebody asked for it.

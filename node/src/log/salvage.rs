@@ -8,7 +8,6 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use roundelay_protocol::heads::LogRecord;
 use roundelay_protocol::ids::Author;
@@ -20,6 +19,7 @@ use super::salvage_sink::Sink;
 use super::salvage_source::{Source, find_in_file};
 use super::store::Mark;
 use super::{LogOptions, disk, sync_parent, with_suffix};
+use crate::clock::wall_ms;
 
 /// The mark under which a new store keeps what became of the old one, in JSON.
 pub(super) const SALVAGED_MARK: &[u8] = b"salvaged";
@@ -69,7 +69,7 @@ pub(super) fn salvage(dir: &Path, options: &LogOptions, me: Author, reason: &str
         // Of an attempt that was broken off.
         fs::remove_dir_all(&salvaging).map_err(LogError::folder(&salvaging))?;
     }
-    let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let at_ms = wall_ms();
     let found = find_in_file(dir);
     let source = Source::open(dir);
     let records = source.records();

@@ -21,7 +21,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use passed::Passed;
@@ -36,6 +36,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::choreography::{LookupError, Observer, ObserverError};
+use crate::clock::wall_ms;
 use crate::consumers::{ConsumerConfig, Consumers, ConsumersError};
 use crate::log::LogError;
 use crate::node::{CallError, Node, Transaction};
@@ -366,8 +367,4 @@ async fn enlist(
 fn name_of(participant: &Participant, suffix: &str) -> String {
     let name = format!("{}-{}{suffix}", participant.choreography(), participant.role());
     if name.len() <= MAX_NAME_BYTES { name } else { blake3::hash(name.as_bytes()).to_hex()[..32].to_owned() }
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
