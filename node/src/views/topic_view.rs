@@ -1,6 +1,6 @@
 //! The view of one topic: where it has read the log up to, and the places of last events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use roundelay_protocol::batch::VerifiedBatch;
@@ -36,10 +36,14 @@ pub(super) struct TopicView {
     topic: Topic,
     values: KeyValue<At>,
     after: Arrival,
+    /// Of logs that were not written beyond this, all that is pruned had been read or was noticed.
+    checked: Arrival,
     /// The last sequence number that was read of each author's log.
     seen: HashMap<Author, u64>,
     is_partial: bool,
     is_up_to_date: bool,
+    /// Keys that have a value.
+    keys: usize,
     key_bytes: usize,
     without_key: u64,
     refused: u64,
@@ -60,9 +64,11 @@ impl TopicView {
             topic,
             values: KeyValue::key_value(bounds, Frontier::default()),
             after: Arrival(0),
+            checked: Arrival(0),
             seen: HashMap::new(),
             is_partial: false,
             is_up_to_date: false,
+            keys: 0,
             key_bytes: 0,
             without_key: 0,
             refused: 0,
@@ -95,11 +101,13 @@ impl TopicView {
     }
 
     fn note_pruned(&mut self, log: &LogReader) -> Result<(), LogError> {
-        let logs = log.last_written(Arrival(0), Arrival(u64::MAX), &|topic| *topic == self.topic);
+        let logs = log.last_written(self.checked, Arrival(u64::MAX), &|topic| *topic == self.topic);
         for (key, _) in logs {
             let floor = log.record(&key)?.map_or(0, |record| record.floor);
             self.is_partial |= floor > self.seen.get(&key.author).copied().unwrap_or(0);
         }
+        // What is read from here on can be pruned before its turn comes, and is looked at the next time.
+        self.checked = self.after;
         Ok(())
     }
 
@@ -107,19 +115,22 @@ impl TopicView {
         let header = batch.header();
         let seen = self.seen.entry(header.author).or_default();
         *seen = (*seen).max(header.last_seq());
-        let mut inputs = Vec::new();
+        let (mut inputs, mut keys) = (Vec::new(), BTreeSet::new());
         for (index, (_, item)) in batch.items().enumerate() {
             let Item::Event(event) = item else { continue };
             let Some(key) = event.key.map(str::to_owned) else {
                 self.without_key += 1;
                 continue;
             };
-            if self.values.tentative(&key).is_none() {
-                if self.key_bytes + key.len() > MAX_VIEW_KEY_BYTES {
-                    self.refused += 1;
-                    continue;
+            if !keys.contains(&key) {
+                if self.values.tentative(&key).is_none() {
+                    if self.key_bytes + key.len() > MAX_VIEW_KEY_BYTES {
+                        self.refused += 1;
+                        continue;
+                    }
+                    self.key_bytes += key.len();
                 }
-                self.key_bytes += key.len();
+                keys.insert(key.clone());
             }
             self.exceptions += u64::from(event.hlc <= self.stable);
             let rank = Rank { stamp: event.hlc, batch: batch.hash(), index: index as u32 };
@@ -127,8 +138,18 @@ impl TopicView {
             let write = Write { name: name_of(event.source, event.id), value };
             inputs.push(Input { rank, author: header.author, key, event: write });
         }
+        let had_value = self.count_with_value(&keys);
         // What comes below all that can be rolled back was decided by what followed it: of last values nothing is stale.
         self.refused += self.values.take(inputs).refused as u64;
+        self.keys = self.keys - had_value + self.count_with_value(&keys);
+    }
+
+    fn count_with_value(&self, keys: &BTreeSet<String>) -> usize {
+        keys.iter().filter(|key| self.place_of(key).is_some()).count()
+    }
+
+    fn place_of(&self, key: &str) -> Option<At> {
+        self.values.tentative(key).and_then(|slot| *slot.state())
     }
 
     fn with_value(&self) -> impl Iterator<Item = (&str, At)> {
@@ -143,7 +164,7 @@ impl TopicView {
             is_up_to_date: self.is_up_to_date,
             stable_ms: self.stable.as_ms(),
             exceptions: self.exceptions,
-            keys: self.with_value().count(),
+            keys: self.keys,
             without_key: self.without_key,
             refused: self.refused,
         }
@@ -165,7 +186,7 @@ impl TopicView {
     }
 
     pub(super) fn value(&self, log: &LogReader, key: &str) -> Result<ViewValue, LogError> {
-        let at = self.values.tentative(key).and_then(|slot| *slot.state());
+        let at = self.place_of(key);
         let (event, stamp) = at.map_or(Ok(None), |at| read(log, at))?.unzip();
         let (is_pruned, is_stable) = (at.is_some() && event.is_none(), self.is_stable(stamp));
         Ok(ViewValue { info: self.info(), key: key.to_owned(), is_pruned, is_stable, event })
