@@ -5,6 +5,7 @@
 //! those that are new, whenever somebody asks. Nothing is kept of the events but their places, and nothing on the disk. What
 //! is decided is in [`roundelay_protocol::choreography::key_value`].
 
+mod coverage;
 mod fold;
 mod tail;
 mod topic_view;

@@ -1,6 +1,5 @@
-//! Where a view has read the log up to, and whether anything was pruned before it could read it.
+//! Where a view has read the log up to.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use roundelay_protocol::batch::VerifiedBatch;
@@ -8,6 +7,7 @@ use roundelay_protocol::heads::LogKey;
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::Topic;
 
+use super::coverage::Coverage;
 use crate::log::{LogError, LogReader};
 
 /// For how long the log is read for one answer.
@@ -20,11 +20,7 @@ const READ_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     after: Arrival,
-    /// Of logs that were not written beyond this, all that is pruned had been read or was noticed.
-    checked: Arrival,
-    /// The last sequence number that was read of each log.
-    seen: HashMap<LogKey, u64>,
-    is_partial: bool,
+    coverage: Coverage,
     is_up_to_date: bool,
 }
 
@@ -37,41 +33,30 @@ impl Tail {
         mut take: impl FnMut(Arrival, &VerifiedBatch),
     ) -> Result<(), LogError> {
         let until = Instant::now() + TIME_LIMIT;
-        self.note_pruned(log, topics)?;
-        loop {
-            let last = log.last_arrival();
-            let scan = log.scan_topic(topics, self.after, READ_BATCHES, READ_BYTES)?;
-            for (arrival, batch) in &scan.batches {
-                self.note_read(log, batch)?;
-                take(*arrival, batch);
-            }
-            self.after = scan.next;
-            self.is_up_to_date = self.after >= last;
-            if self.is_up_to_date || Instant::now() >= until {
-                return Ok(());
-            }
-        }
-    }
-
-    fn note_pruned(&mut self, log: &LogReader, topics: &dyn Fn(&Topic) -> bool) -> Result<(), LogError> {
-        for (key, _) in log.last_written(self.checked, Arrival(u64::MAX), topics) {
-            self.is_partial |= floor(log, &key)? > self.seen.get(&key).copied().unwrap_or(0);
-        }
-        // What is read from here on can be pruned before its turn comes, and is looked at the next time.
-        self.checked = self.after;
+        while self.read_next(log, topics, READ_BATCHES, &mut take)? && Instant::now() < until {}
         Ok(())
     }
 
-    fn note_read(&mut self, log: &LogReader, batch: &VerifiedBatch) -> Result<(), LogError> {
-        let header = batch.header();
-        let seen = self.seen.entry(LogKey { author: header.author, topic: header.topic.clone() }).or_default();
-        // Where it goes on later than expected, what is missing may have been pruned since that was looked at.
-        if header.first_seq > *seen + 1 {
+    /// Gives so many batches at most. Says whether there are more.
+    fn read_next(
+        &mut self,
+        log: &LogReader,
+        topics: &dyn Fn(&Topic) -> bool,
+        max_batches: usize,
+        mut take: impl FnMut(Arrival, &VerifiedBatch),
+    ) -> Result<bool, LogError> {
+        let last = log.last_arrival();
+        let scan = log.scan_topic(topics, self.after, max_batches, READ_BYTES)?;
+        for (arrival, batch) in &scan.batches {
+            let header = batch.header();
             let key = LogKey { author: header.author, topic: header.topic.clone() };
-            self.is_partial |= floor(log, &key)? > *seen;
+            self.coverage.read(key, (header.first_seq, header.last_seq()));
+            take(*arrival, batch);
         }
-        *seen = (*seen).max(header.last_seq());
-        Ok(())
+        self.after = scan.next;
+        self.is_up_to_date = self.after >= last;
+        self.coverage.look(log, topics, self.after)?;
+        Ok(!self.is_up_to_date)
     }
 
     /// Up to where the log was read.
@@ -79,16 +64,16 @@ impl Tail {
         self.after
     }
 
+    /// Whether anything was pruned before it could be read.
     pub(super) fn is_partial(&self) -> bool {
-        self.is_partial
+        self.coverage.is_partial()
     }
 
+    /// Whether everything was read that was stored when that was last looked at.
     pub(super) fn is_up_to_date(&self) -> bool {
         self.is_up_to_date
     }
 }
 
-/// The last sequence number of a log that was pruned.
-fn floor(log: &LogReader, key: &LogKey) -> Result<u64, LogError> {
-    Ok(log.record(key)?.map_or(0, |record| record.floor))
-}
+#[cfg(test)]
+mod tests;

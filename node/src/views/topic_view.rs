@@ -1,7 +1,6 @@
-//! The view of one topic: where it has read the log up to, and the places of last events.
+//! The view of one topic: the places of last events.
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
 
 use roundelay_protocol::batch::VerifiedBatch;
 use roundelay_protocol::choreography::Rank;
@@ -11,21 +10,17 @@ use roundelay_protocol::choreography::once::name_of;
 use roundelay_protocol::choreography::view::{Bounds, Input};
 use roundelay_protocol::event::Item;
 use roundelay_protocol::hlc::Hlc;
-use roundelay_protocol::ids::{Arrival, Author};
+use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::Topic;
 use serde_json::value::RawValue;
 
+use super::tail::Tail;
 use super::types::{ViewEntry, ViewInfo, ViewPage, ViewValue};
 use super::{MAX_VIEW_EVENTS, MAX_VIEW_KEY_BYTES, MAX_VIEW_KEYS, MAX_VIEW_LISTED, MAX_VIEW_PAGE_BYTES, ViewQuery};
 use crate::cloudevents::{Place, write_event};
 use crate::log::{LogError, LogReader};
 use crate::peer_id::text_of;
 
-/// For how long the log is read for one answer.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// Batches, and bytes of them, that one read of the log brings.
-const READ_BATCHES: usize = 256;
-const READ_BYTES: usize = 1024 * 1024;
 /// Events between two snapshots of a key.
 const SNAPSHOT_EVERY: usize = 64;
 
@@ -35,13 +30,7 @@ type At = (Arrival, usize);
 pub(super) struct TopicView {
     topic: Topic,
     values: KeyValue<At>,
-    after: Arrival,
-    /// Of logs that were not written beyond this, all that is pruned had been read or was noticed.
-    checked: Arrival,
-    /// The last sequence number that was read of each author's log.
-    seen: HashMap<Author, u64>,
-    is_partial: bool,
-    is_up_to_date: bool,
+    tail: Tail,
     /// Keys that have a value.
     keys: usize,
     key_bytes: usize,
@@ -63,11 +52,7 @@ impl TopicView {
         Self {
             topic,
             values: KeyValue::key_value(bounds, Frontier::default()),
-            after: Arrival(0),
-            checked: Arrival(0),
-            seen: HashMap::new(),
-            is_partial: false,
-            is_up_to_date: false,
+            tail: Tail::default(),
             keys: 0,
             key_bytes: 0,
             without_key: 0,
@@ -79,42 +64,18 @@ impl TopicView {
 
     /// Reads what is new, as far as there is time. Everything at or before `stable` is in the log.
     pub(super) fn catch_up(&mut self, log: &LogReader, stable: Hlc) -> Result<(), LogError> {
-        let until = Instant::now() + TIME_LIMIT;
-        // Before anything is read: what is pruned meanwhile was read, or is noticed the next time.
-        self.note_pruned(log)?;
-        loop {
-            let last = log.last_arrival();
-            let topic = self.topic.clone();
-            let scan = log.scan_topic(&|found| *found == topic, self.after, READ_BATCHES, READ_BYTES)?;
-            for (arrival, batch) in &scan.batches {
-                self.take(*arrival, batch);
-            }
-            self.after = scan.next;
-            self.is_up_to_date = self.after >= last;
-            if self.is_up_to_date {
-                self.stable = self.stable.max(stable);
-            }
-            if self.is_up_to_date || Instant::now() >= until {
-                return Ok(());
-            }
+        let (topic, mut tail) = (self.topic.clone(), std::mem::take(&mut self.tail));
+        let read = tail.read(log, &|found| *found == topic, |arrival, batch| self.take(arrival, batch));
+        self.tail = tail;
+        read?;
+        if self.tail.is_up_to_date() {
+            self.stable = self.stable.max(stable);
         }
-    }
-
-    fn note_pruned(&mut self, log: &LogReader) -> Result<(), LogError> {
-        let logs = log.last_written(self.checked, Arrival(u64::MAX), &|topic| *topic == self.topic);
-        for (key, _) in logs {
-            let floor = log.record(&key)?.map_or(0, |record| record.floor);
-            self.is_partial |= floor > self.seen.get(&key.author).copied().unwrap_or(0);
-        }
-        // What is read from here on can be pruned before its turn comes, and is looked at the next time.
-        self.checked = self.after;
         Ok(())
     }
 
     fn take(&mut self, arrival: Arrival, batch: &VerifiedBatch) {
         let header = batch.header();
-        let seen = self.seen.entry(header.author).or_default();
-        *seen = (*seen).max(header.last_seq());
         let (mut inputs, mut keys) = (Vec::new(), BTreeSet::new());
         for (index, (_, item)) in batch.items().enumerate() {
             let Item::Event(event) = item else { continue };
@@ -160,8 +121,8 @@ impl TopicView {
         ViewInfo {
             topic: self.topic.to_string(),
             is_subscribed: true,
-            is_partial: self.is_partial,
-            is_up_to_date: self.is_up_to_date,
+            is_partial: self.tail.is_partial(),
+            is_up_to_date: self.tail.is_up_to_date(),
             stable_ms: self.stable.as_ms(),
             exceptions: self.exceptions,
             keys: self.keys,
