@@ -68,12 +68,27 @@ pub struct Stability {
     /// Everything that was stamped before this millisecond since 1970 is here, of all nodes that count. 0 while of some
     /// node nothing is known.
     pub stable_ms: u64,
-    /// The same as a stamp: everything at or before it is here.
-    #[serde(skip)]
-    #[schema(ignore)]
+    /// The same to the stamp: everything at or before it is here. As a text, as events have theirs in `rdlhlc`.
+    #[serde(with = "stamp_text")]
+    #[schema(value_type = String)]
     pub stable: Hlc,
     /// The nodes, those first that hold it up.
     pub nodes: Vec<NodeStability>,
+}
+
+/// Stamps as texts: numbers beyond 2^53 do not survive every reader of JSON.
+mod stamp_text {
+    use roundelay_protocol::hlc::Hlc;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(stamp: &Hlc, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&stamp.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Hlc, D::Error> {
+        String::deserialize(from)?.parse().map(Hlc).map_err(D::Error::custom)
+    }
 }
 
 /// How far a node was received.

@@ -39,7 +39,7 @@ pub(super) fn read(json: &[u8]) -> Option<Incoming> {
     let object: Object<'_> = serde_json::from_slice(json).ok()?;
     let found = read_event(&object, Reading::Again).ok()?;
     let (topic, event) = (found.topic.and_then(|topic| Topic::new(&topic).ok())?, found.event);
-    let at_ms = Hlc(delivered.rdlhlc.parse().unwrap_or_default()).as_ms();
+    let stamp = Hlc(delivered.rdlhlc.parse().unwrap_or_default());
     let received = event.correlation.map(|correlation| Received {
         topic,
         source: event.source,
@@ -48,7 +48,7 @@ pub(super) fn read(json: &[u8]) -> Option<Incoming> {
         subject: event.subject,
         content_type: event.content_type,
         correlation,
-        at_ms,
+        stamp,
         data: event.data,
     });
     Some(Incoming {

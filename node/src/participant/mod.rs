@@ -29,6 +29,7 @@ use roundelay_protocol::choreography::Participant;
 use roundelay_protocol::choreography::conformance::Superseded;
 use roundelay_protocol::choreography::participant::{CastError, Emission, Planned, Received, Refused};
 use roundelay_protocol::event::EventError;
+use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::write_set::Mark;
 use tokio::sync::broadcast;
@@ -274,24 +275,24 @@ impl Stage {
         self.node.transact(Transaction { marks, ..Transaction::default() }).await.map(drop)
     }
 
-    /// Up to when nothing that matters can change any more, in milliseconds since 1970, and is judged. Says too who holds it
-    /// up, or what else does.
-    async fn stable_ms(&self) -> (u64, String) {
+    /// Up to when nothing that matters can change any more, and is judged: the last such stamp. Says too who holds it up, or what
+    /// else does.
+    async fn stable(&self) -> (Hlc, String) {
         let choreography = self.participant.choreography();
         let scope = match self.observer.scope(choreography) {
             Ok(scope) => scope,
-            Err(error) => return (0, error.to_string()),
+            Err(error) => return (Hlc(0), error.to_string()),
         };
         let stability = match self.node.stability(scope).await {
             Ok(stability) => stability,
-            Err(error) => return (0, error.to_string()),
+            Err(error) => return (Hlc(0), error.to_string()),
         };
         // What is here by now has to be judged before anything is done because of it.
         if let Err(error) = self.observer.folded(choreography, self.node.log().last_arrival()).await {
-            return (0, error.to_string());
+            return (Hlc(0), error.to_string());
         }
         let slowest = stability.nodes.first().map(|node| node.name.clone().unwrap_or_else(|| node.id.clone()));
-        (stability.stable_ms, slowest.unwrap_or_default())
+        (stability.stable, slowest.unwrap_or_default())
     }
 
     /// Publishes events in one write. Whether they were published before does not matter: their ids tell.

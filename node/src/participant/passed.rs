@@ -110,13 +110,15 @@ fn receive(topic: &Topic, event: &EventView<'_>) -> Option<Received> {
         subject: event.subject.map(str::to_owned),
         content_type: event.content_type.map(str::to_owned),
         correlation: event.correlation?.to_owned(),
-        at_ms: event.hlc.as_ms(),
+        stamp: event.hlc,
         data: bytes::Bytes::copy_from_slice(event.data),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use roundelay_protocol::hlc::Hlc;
+
     use super::*;
 
     #[test]
@@ -129,7 +131,7 @@ mod tests {
             subject: None,
             content_type: None,
             correlation: format!("{correlation:06}"),
-            at_ms: 0,
+            stamp: Hlc(0),
             data: bytes::Bytes::new(),
         };
         let mut passed = Passed { prefix: "passed/c/".to_owned(), events: BTreeMap::new(), count: 0 };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use roundelay_protocol::hlc::Hlc;
 use tokio::time::Instant;
 
 use super::Stage;
@@ -18,7 +19,7 @@ const TELL: Duration = Duration::from_secs(60);
 /// Deliveries in the order in which they become stable.
 pub(super) struct Patience {
     consumer: String,
-    waiting: BTreeMap<(u64, u64), Incoming>,
+    waiting: BTreeMap<(Hlc, u64), Incoming>,
     added: u64,
     looks_at: Instant,
     extended: Instant,
@@ -43,7 +44,7 @@ impl Patience {
             (self.looks_at, self.extended, self.told) = (now, now, now);
         }
         self.added += 1;
-        self.waiting.insert((event.at_ms, self.added), incoming);
+        self.waiting.insert((event.stamp, self.added), incoming);
         None
     }
 
@@ -57,10 +58,10 @@ impl Patience {
         Duration::from_millis(stage.options.handling_limit_ms / 3).max(SHORTEST)
     }
 
-    /// Those that are stable by now, in the total order of their milliseconds.
+    /// Those that are stable by now, by their stamps.
     pub(super) async fn release(&mut self, stage: &Stage) -> Vec<Incoming> {
-        let (stable_ms, slowest) = stage.stable_ms().await;
-        let later = self.waiting.split_off(&(stable_ms, 0));
+        let (stable, slowest) = stage.stable().await;
+        let later = self.waiting.split_off(&(Hlc(stable.0.saturating_add(1)), 0));
         let released = std::mem::replace(&mut self.waiting, later);
         // A handler has its whole time from now on.
         let mut cursors: Vec<String> = released.values().map(|incoming| incoming.cursor.clone()).collect();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use roundelay_protocol::choreography::conformance::{Conformance, Superseded};
 use roundelay_protocol::choreography::participant::{GivingUp, Planned, Reason, Received};
+use roundelay_protocol::hlc::Hlc;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -113,13 +114,13 @@ impl Watch {
         let (settle, now) = (Duration::from_millis(stage.options.settle_ms), Instant::now());
         let rested = self.changed.iter().filter(|(_, changed)| now.duration_since(**changed) >= settle);
         let rested: Vec<String> = rested.take(MAX_LOOKED).map(|(correlation, _)| correlation.clone()).collect();
-        let stable_ms = if rested.is_empty() { 0 } else { stable_ms(stage).await };
+        let stable = if rested.is_empty() { Hlc(0) } else { stable(stage).await };
         for correlation in rested {
             self.changed.remove(&correlation);
             self.tell_superseded(stage, &correlation);
-            let undo_before_ms = if stage.options.undo_when_stable { stable_ms } else { u64::MAX };
-            let is_settled = undo_owed(stage, &correlation, undo_before_ms).await
-                & resume_stalled(stage, &correlation, stable_ms).await;
+            let undo_upto = if stage.options.undo_when_stable { stable } else { Hlc(u64::MAX) };
+            let is_settled =
+                undo_owed(stage, &correlation, undo_upto).await & resume_stalled(stage, &correlation, stable).await;
             if !is_settled {
                 self.changed.insert(correlation, Instant::now());
             }
@@ -206,15 +207,15 @@ async fn tell_failure(stage: &Stage, event: &Received, letter: &Letter, time: u3
 }
 
 /// Up to when nothing can come any more, where anything waits for that.
-async fn stable_ms(stage: &Stage) -> u64 {
+async fn stable(stage: &Stage) -> Hlc {
     if !stage.options.undo_when_stable && stage.lanes.iter().all(|lane| !lane.is_patient) {
-        return 0;
+        return Hlc(0);
     }
-    stage.stable_ms().await.0
+    stage.stable().await.0
 }
 
 /// Undoes what superseded events of this role did. False: something is still owed.
-async fn undo_owed(stage: &Stage, correlation: &str, stable_ms: u64) -> bool {
+async fn undo_owed(stage: &Stage, correlation: &str, undo_upto: Hlc) -> bool {
     let participant = &stage.participant;
     let owed = stage.observer.look(participant.choreography(), |conformance| {
         let owed = participant.owed(conformance, correlation);
@@ -224,7 +225,7 @@ async fn undo_owed(stage: &Stage, correlation: &str, stable_ms: u64) -> bool {
     let is_settled = owed.is_empty();
     for (event, superseded) in owed {
         let now_ms = wall_ms();
-        if stable_ms <= event.at_ms || now_ms < event.at_ms + stage.options.settle_ms + turn_ms(stage, &event.id) {
+        if event.stamp > undo_upto || now_ms < event.at_ms() + stage.options.settle_ms + turn_ms(stage, &event.id) {
             continue;
         }
         let undone = worker::respond(stage, event, Reason::Undo(Box::new(superseded)), 1).await;
@@ -251,7 +252,7 @@ fn find_passed(stage: &Stage, correlation: &str, source: &str, id: &str) -> Opti
 }
 
 /// Answers an event that was passed over and is a step by now. False: that is to be tried again.
-async fn resume_stalled(stage: &Stage, correlation: &str, stable_ms: u64) -> bool {
+async fn resume_stalled(stage: &Stage, correlation: &str, stable: Hlc) -> bool {
     let participant = &stage.participant;
     if !stage.passed.lock().has(correlation) {
         return true;
@@ -270,7 +271,7 @@ async fn resume_stalled(stage: &Stage, correlation: &str, stable_ms: u64) -> boo
     let Some(event) = stalled.and_then(|(source, id)| find_passed(stage, correlation, &source, &id)) else {
         return true;
     };
-    if participant.is_patient(&event.kind) && event.at_ms >= stable_ms {
+    if participant.is_patient(&event.kind) && event.stamp > stable {
         return false;
     }
     match worker::respond(stage, event, Reason::Step, 1).await {

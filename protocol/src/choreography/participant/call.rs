@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::conformance::{EventRef, Instance, Superseded};
 use super::super::determined::Answer;
+use crate::hlc::Hlc;
 use crate::topic::Topic;
 
 /// An event that a handler is called for.
@@ -29,10 +30,18 @@ pub struct Received {
     pub content_type: Option<String>,
     /// Its instance.
     pub correlation: String,
-    /// Its stamp, in milliseconds since 1970.
-    pub at_ms: u64,
+    /// Its stamp.
+    pub stamp: Hlc,
     /// Its data.
     pub data: Bytes,
+}
+
+impl Received {
+    /// Its stamp, in milliseconds since 1970.
+    #[must_use]
+    pub fn at_ms(&self) -> u64 {
+        self.stamp.as_ms()
+    }
 }
 
 /// Why a handler is called.

@@ -223,7 +223,7 @@ impl Participant {
         let kind = self.failed_kind();
         let declaration = match conformance.instance(&event.correlation) {
             Some(instance) => declaration_of(conformance, instance)?,
-            None => conformance.versions().at(Hlc::from_ms(event.at_ms)),
+            None => conformance.versions().at(event.stamp),
         };
         let data = serde_json::json!({
             "role": &*self.role,
@@ -324,7 +324,7 @@ fn name_only(event: &Observed) -> Received {
         subject: None,
         content_type: None,
         correlation: event.correlation.clone().unwrap_or_default(),
-        at_ms: event.at_ms(),
+        stamp: event.rank.stamp,
         data: Bytes::new(),
     }
 }

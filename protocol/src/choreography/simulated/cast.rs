@@ -234,7 +234,7 @@ impl Mesh {
 
     /// Whether no event can come any more that is before this one in total order.
     fn is_stable(&self, node: usize, event: &Received) -> bool {
-        event.at_ms < self.stable_ms(NodeId(node))
+        event.stamp <= self.stable(NodeId(node))
     }
 
     fn rests(&self, node: usize, correlation: &str) -> bool {

@@ -53,6 +53,7 @@ use node::{Node, Stored};
 use super::conformance::{Conformance, Instance, Versions};
 use super::declaration::Declaration;
 use super::participant::{CastError, Emission, Participant, Planned, Refused};
+use crate::hlc::Hlc;
 
 /// When virtual time begins, in milliseconds since 1970.
 pub const BEGINNING_MS: u64 = 1_800_000_000_000;
@@ -142,7 +143,7 @@ impl Mesh {
     /// # Errors
     /// When the participant does not fit the declaration.
     pub fn play(&mut self, node: NodeId, participant: Participant) -> Result<(), CastError> {
-        participant.check(self.versions.at(crate::hlc::Hlc::from_ms(self.now_ms)))?;
+        participant.check(self.versions.at(Hlc::from_ms(self.now_ms)))?;
         self.nodes[node.0].parts.push(cast::Part::new(participant));
         self.wake(node.0, self.nodes[node.0].parts.len() - 1);
         Ok(())
@@ -233,10 +234,10 @@ impl Mesh {
         self.nodes[node.0].parts.iter().flat_map(|part| &part.letters)
     }
 
-    /// Everything that was stamped before this millisecond since 1970 is on a node: nothing earlier can come any more.
+    /// Everything with this stamp or an earlier one is on a node.
     #[must_use]
-    pub fn stable_ms(&self, node: NodeId) -> u64 {
-        self.nodes[node.0].stable(self.nodes.len()).as_ms()
+    pub fn stable(&self, node: NodeId) -> Hlc {
+        self.nodes[node.0].stable(self.nodes.len())
     }
 
     fn clock_ms(&self, node: usize) -> u64 {

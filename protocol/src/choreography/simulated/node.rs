@@ -155,7 +155,7 @@ impl Node {
             subject: event.subject.clone(),
             content_type: event.content_type.clone(),
             correlation: event.correlation.clone()?,
-            at_ms: stored.rank.stamp.as_ms(),
+            stamp: stored.rank.stamp,
             data: event.data.clone(),
         })
     }
