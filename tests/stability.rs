@@ -125,7 +125,7 @@ async fn what_cannot_be_undone_is_not_done_for_what_may_still_lose() {
             std::future::ready(Ok(vec![Emission::new("shipping.sent")]))
         })
     };
-    let options = || PlayOptions { shared: false, handling_limit_ms: 1_000, max_attempts: 2, ..PlayOptions::default() };
+    let options = || PlayOptions { shared: false, handling_limit_ms: 1_000, max_attempts: 3, ..PlayOptions::default() };
     let playing = Playing::start(&mesh[1], shipping(), options()).await.expect("a role");
     assert_eq!(playing.consumers().collect::<Vec<_>>(), ["order-saga-shipping-stable"]);
 
@@ -140,7 +140,7 @@ async fn what_cannot_be_undone_is_not_done_for_what_may_still_lose() {
     mesh[0].set_offline(false).await;
     eventually("the refusal counts", async || state(1, "o-1") == "releasing").await;
     // Longer than a handler may take: what waits stays this participant's.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     playing.stop().await;
     let playing = Playing::start(&mesh[1], shipping(), options()).await.expect("a role again");
     tokio::time::sleep(Duration::from_millis(500)).await;

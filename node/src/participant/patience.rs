@@ -60,20 +60,17 @@ impl Patience {
 
     /// Those that are stable by now, by their stamps.
     pub(super) async fn release(&mut self, stage: &Stage) -> Vec<Incoming> {
-        let (stable, slowest) = stage.stable().await;
+        // Whatever keeps the answer away, the consumer must not wait in vain meanwhile.
+        if self.extended.elapsed() >= self.extend_after(stage) {
+            self.extended = Instant::now();
+            self.extend(stage, self.waiting.values()).await;
+        }
+        let answer = tokio::time::timeout(self.extend_after(stage), stage.stable()).await;
+        let (stable, slowest) = answer.unwrap_or_else(|_| (Hlc(0), "this node, which is busy".to_owned()));
         let later = self.waiting.split_off(&(Hlc(stable.0.saturating_add(1)), 0));
         let released = std::mem::replace(&mut self.waiting, later);
         // A handler has its whole time from now on.
-        let mut cursors: Vec<String> = released.values().map(|incoming| incoming.cursor.clone()).collect();
-        if self.extended.elapsed() >= self.extend_after(stage) {
-            self.extended = Instant::now();
-            cursors.extend(self.waiting.values().map(|incoming| incoming.cursor.clone()));
-        }
-        if !cursors.is_empty()
-            && let Err(error) = stage.consumers.extend(self.consumer.clone(), cursors).await
-        {
-            tracing::debug!(%error, consumer = self.consumer, "what waits will be delivered again");
-        }
+        self.extend(stage, released.values()).await;
         if !self.waiting.is_empty() && self.told.elapsed() >= TELL {
             self.told = Instant::now();
             tracing::warn!(
@@ -83,5 +80,15 @@ impl Patience {
         }
         self.looks_at = Instant::now() + LOOK.min(self.extend_after(stage));
         released.into_values().collect()
+    }
+
+    async fn extend(&self, stage: &Stage, waiting: impl Iterator<Item = &Incoming>) {
+        let cursors: Vec<String> = waiting.map(|incoming| incoming.cursor.clone()).collect();
+        if cursors.is_empty() {
+            return;
+        }
+        if let Err(error) = stage.consumers.extend(self.consumer.clone(), cursors).await {
+            tracing::debug!(%error, consumer = self.consumer, "what waits will be delivered again");
+        }
     }
 }
