@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use crate::log::{LogError, LogReader};
 use crate::node::{CallError, Node, Transaction};
-use crate::peer_id::text_of;
+use crate::peer_id::{author_of, text_of};
 
 /// Topics of which it can be said at once what is stable.
 pub const MAX_STABLE_TOPICS: usize = 256;
@@ -45,6 +45,9 @@ pub enum StabilityError {
     /// A node has no part in the topics.
     #[error("this node does not subscribe to '{0}', so it cannot know what is stable there")]
     NotSubscribed(Pattern),
+    /// A peer id of another kind of key than nodes have.
+    #[error("'{0}' is no node's: nodes have ed25519 keys")]
+    NotANode(PeerId),
 }
 
 /// Of what it is asked what is stable.
@@ -126,11 +129,12 @@ impl Node {
     /// Leaves a node out, so that its silence does not hold up what is stable, or has it count again. For good.
     ///
     /// # Errors
-    /// When the node stopped.
-    pub async fn leave_out(&self, peer: PeerId, is_left_out: bool) -> Result<(), CallError> {
-        let Some(author) = crate::peer_id::author_of(&peer) else { return Ok(()) };
+    /// When it is no node's id, or this node stopped.
+    pub async fn leave_out(&self, peer: PeerId, is_left_out: bool) -> Result<(), StabilityError> {
+        let author = author_of(&peer).ok_or(StabilityError::NotANode(peer))?;
         let marks = vec![([LEFT_OUT_MARK, &author.0].concat(), is_left_out.then(Vec::new))];
-        self.transact(Transaction { marks, ..Transaction::default() }).await.map(drop)
+        self.transact(Transaction { marks, ..Transaction::default() }).await?;
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ mod log_support;
 
 use std::collections::BTreeMap;
 
-use log_support::{CheapSigner, batch, copy_dir, key_of, link, topic};
+use log_support::{CheapSigner, Line, batch, copy_dir, key_of, link, topic};
 use proptest::prelude::*;
 use roundelay::log::{LogOptions, MemoryStore, RewriteStep, SledStore, Snapshot, Store};
 use roundelay_protocol::batch::{Link, VerifiedBatch};
@@ -446,5 +446,44 @@ proptest! {
     #[test]
     fn the_sled_store_keeps_the_contract(ops in prop::collection::vec(op(), 1..60), tail in prop_oneof![Just(0usize), 0usize..200_000]) {
         run(&mut OnDisk::new(tail), &ops);
+    }
+}
+
+#[test]
+fn logs_that_are_walked_by_their_indexes_give_what_a_walk_over_the_store_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut store, _) = SledStore::open(folder.path(), &LogOptions::default()).unwrap();
+    let mut lines: Vec<Line> = (1..5).flat_map(|author| [Line::new(author, "a"), Line::new(author, "b.c")]).collect();
+    for nth in 0..60_usize {
+        let line = &mut lines[(nth * 5 + nth / 7) % 8];
+        let pruned = (nth % 9 == 8).then(|| Arrival(nth as u64 - 3));
+        let set = WriteSet {
+            batches: vec![line.seal_next(1, 10 + nth)],
+            logs: vec![line.record.clone()],
+            pruned: pruned.into_iter().collect(),
+            ..WriteSet::default()
+        };
+        store.append(set).unwrap();
+        store.sync().unwrap();
+    }
+    let (reader, wanted) = (store.reader(), topic("a"));
+    let keys: Vec<LogKey> =
+        lines.iter().map(|line| line.record.key.clone()).filter(|key| key.topic == wanted).collect();
+    for before in [Arrival(1), Arrival(31), Arrival(u64::MAX)] {
+        for (max_batches, max_bytes) in [(1, usize::MAX), (7, usize::MAX), (100, 900), (100, usize::MAX)] {
+            let (mut by_logs, mut by_store) = ((before, Vec::new()), (before, Vec::new()));
+            while by_logs.0 > Arrival(1) {
+                let part = reader.scan_logs_back(keys.iter(), by_logs.0, max_batches, max_bytes).unwrap();
+                assert_same(&part.batches, &bounded(&part.batches, max_batches, max_bytes));
+                by_logs.1.extend(part.batches);
+                by_logs.0 = part.next;
+            }
+            while by_store.0 > Arrival(1) {
+                let part = reader.scan_back(&|other| *other == wanted, by_store.0, max_batches, max_bytes).unwrap();
+                by_store.1.extend(part.batches);
+                by_store.0 = part.next;
+            }
+            assert_same(&by_logs.1, &by_store.1);
+        }
     }
 }

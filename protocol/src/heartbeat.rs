@@ -28,6 +28,23 @@ pub const MAX_BEATING: usize = crate::choreography::frontier::MAX_AUTHORS;
 /// The end of a line of a log: the sequence number of its last event, and its last batch.
 pub type End = (u64, BatchHash);
 
+/// Why a node promises nothing of its logs. It goes on all the same, and what is stable waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Silence {
+    /// Half of the nodes that it is linked with see another day, or more.
+    #[error("of the nodes that it is linked with {0} see another day: set the clock that is wrong")]
+    ClockDisputed(usize),
+    /// What it stamps is more than a day ahead of its clock.
+    #[error(
+        "its stamps are more than a day ahead of its clock: set the clock if it is behind; if it was ahead once, start the \
+         node anew, and if that does not help, wait until its clock has come so far"
+    )]
+    StampsAhead,
+    /// Nothing can be stamped any more.
+    #[error("its clock is at its end")]
+    ClockEnded,
+}
+
 /// What an author says of its logs at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Heartbeat {
@@ -101,7 +118,9 @@ impl Heartbeat {
     }
 
     /// Up to which stamp everything of the author is in its log of a topic, as far as this tells. `holds` says whether
-    /// a batch is stored.
+    /// a batch is stored. Each line counts by itself: where its end is here, all of it is, and nothing else of it comes; where
+    /// its end lies below the floor, it may never have been here, but what is not younger than what was pruned is not
+    /// taken any more.
     fn covers<E>(
         &self,
         topic: &Topic,
@@ -109,14 +128,15 @@ impl Heartbeat {
         mut holds: impl FnMut(&End) -> Result<bool, E>,
     ) -> Result<Hlc, E> {
         let Some(ends) = self.ends.get(topic) else { return Ok(if self.is_whole { self.upto } else { Hlc(0) }) };
-        let floor = record.map_or(0, |record| record.floor);
+        let (floor, floor_hlc) = record.map_or((0, Hlc(0)), |record| (record.floor, record.floor_hlc));
+        let mut upto = self.upto;
         for end in ends {
-            let is_here = end.0 <= floor || record.is_some_and(|record| is_tip(record, end)) || holds(end)?;
-            if !is_here {
-                return Ok(Hlc(0));
+            if record.is_some_and(|record| is_tip(record, end)) || holds(end)? {
+                continue;
             }
+            upto = upto.min(if end.0 <= floor { floor_hlc } else { Hlc(0) });
         }
-        Ok(self.upto)
+        Ok(upto)
     }
 }
 
@@ -238,8 +258,16 @@ mod tests {
         assert_eq!(upto(None, Some(&two), &[]), 0, "who knows which goes on");
         assert_eq!(upto(Some(&beat(90, &[5, 8], true)), Some(&two), &[]), 90);
         assert_eq!(upto(Some(&beat(90, &[5, 9], true)), Some(&two), &[]), 0);
-        let pruned = LogRecord { floor: 9, ..record(&[]) };
-        assert_eq!(upto(Some(&beat(90, &[5, 9], true)), Some(&pruned), &[]), 90);
+        let pruned = LogRecord { floor: 9, floor_hlc: Hlc(95), ..record(&[]) };
+        assert_eq!(upto(Some(&beat(90, &[5, 9], true)), Some(&pruned), &[]), 90, "its like is not taken any more");
+        // Of another line than the one that was pruned, what is younger may still come.
+        let of_another = LogRecord { floor_hlc: Hlc(60), ..pruned };
+        assert_eq!(upto(Some(&beat(90, &[5, 9], true)), Some(&of_another), &[]), 60);
+        let (one_here, none_here) = (beat(90, &[8, 9], true), beat(90, &[9, 12], true));
+        let with_tip = LogRecord { floor: 9, floor_hlc: Hlc(60), ..record(&[9, 20]) };
+        assert_eq!(upto(Some(&one_here), Some(&with_tip), &[]), 60);
+        assert_eq!(upto(Some(&none_here), Some(&with_tip), &[]), 0);
+        assert_eq!(upto(Some(&none_here), Some(&with_tip), &[12]), 90);
         let hole = Hole { from: 1, to: 2, anchor: BatchHash::NONE };
         let holed = LogRecord { holes: vec![hole], ..record(&[5]) };
         assert_eq!(upto(Some(&beat(90, &[5], true)), Some(&holed), &[]), 0);

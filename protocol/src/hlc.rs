@@ -66,6 +66,11 @@ impl Clock {
         near
     }
 
+    /// Keeps a promise that what is stamped from now on is greater, whatever the wall clock says.
+    pub fn keep(&mut self, promised: Hlc) {
+        self.greatest = self.greatest.max(promised.min(Hlc::CEILING));
+    }
+
     /// The greatest stamp given out or merged.
     #[must_use]
     pub fn greatest(&self) -> Hlc {

@@ -7,6 +7,7 @@ use crate::frame::{Hello, Memory, Position};
 use crate::heads::{LogKey, LogRecord, Sum, SumKey, Tip, Tips};
 use crate::ids::{Author, BatchHash};
 use crate::interest::Interest;
+use crate::replica::Now;
 
 /// Durable heads are announced together, at most this long after they changed.
 pub const ANNOUNCE_MS: u64 = 100;
@@ -44,9 +45,27 @@ pub(crate) enum Informing {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) interest: Interest,
-    /// Its wall clock less ours, in milliseconds.
+    /// Its wall clock less ours when they met, in milliseconds.
     pub(crate) clock_ahead_ms: i64,
+    /// Our wall clock less our monotonic one then: it changes where the wall clock is set.
+    set_ms: i64,
     pub(crate) key: SumKey,
+}
+
+impl Peer {
+    /// Its wall clock less ours, which may have been set since they met.
+    pub(crate) fn clock_ahead_by_now_ms(&self, now: Now) -> i64 {
+        let set_by_ms = difference(now.wall_ms, now.mono_ms).saturating_sub(self.set_ms);
+        self.clock_ahead_ms.saturating_sub(set_by_ms)
+    }
+}
+
+fn difference(one_ms: u64, other_ms: u64) -> i64 {
+    i64::try_from(i128::from(one_ms) - i128::from(other_ms)).unwrap_or(if one_ms < other_ms {
+        i64::MIN
+    } else {
+        i64::MAX
+    })
 }
 
 /// A moment in the life of a replica.
@@ -160,11 +179,11 @@ impl Link {
         }
     }
 
-    pub(crate) fn meet(&mut self, hello: &Hello, wall_ms: u64) {
-        let clock_ahead_ms = i64::try_from(i128::from(hello.clock_ms) - i128::from(wall_ms)).unwrap_or(i64::MAX);
+    pub(crate) fn meet(&mut self, hello: &Hello, now: Now) {
         self.peer = Some(Peer {
             interest: hello.interest.clone(),
-            clock_ahead_ms,
+            clock_ahead_ms: difference(hello.clock_ms, now.wall_ms),
+            set_ms: difference(now.wall_ms, now.mono_ms),
             key: SumKey::of_link(self.nonce, hello.nonce),
         });
     }

@@ -31,11 +31,15 @@ pub enum Fault {
     ProbeTooEarly,
     /// In a keyed topic the event of a key that came last is taken for its last in the total order.
     SupersedeByArrival,
+    /// After a restart a node whose clock is behind forgets what its heartbeats promised.
+    ForgetPromise,
+    /// A heartbeat promises more than the clock keeps.
+    PromiseTooMuch,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeSync,
         Self::GossipBeforeSync,
         Self::SkipDuplicateSuppression,
@@ -49,6 +53,8 @@ impl Fault {
         Self::CountAcksTooHigh,
         Self::ProbeTooEarly,
         Self::SupersedeByArrival,
+        Self::ForgetPromise,
+        Self::PromiseTooMuch,
     ];
 }
 

@@ -20,6 +20,7 @@ impl From<StabilityError> for ApiError {
             StabilityError::Log(error) => error.into(),
             StabilityError::Call(error) => error.into(),
             StabilityError::TooManyTopics(_) | StabilityError::TooManyNodes(_) => Self::new(Code::BadRequest, error),
+            StabilityError::NotANode(_) => Self::new(Code::BadPeer, error).with_hint("`roundelay peers` shows them"),
             StabilityError::NotSubscribed(_) => {
                 Self::new(Code::BadRequest, error).with_hint("`roundelay topics join` has it subscribe")
             }

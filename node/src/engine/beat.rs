@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use roundelay_protocol::batch::VerifiedBatch;
-use roundelay_protocol::heartbeat::Heartbeats;
+use roundelay_protocol::heartbeat::{Heartbeats, Silence};
 use roundelay_protocol::replica::Input;
 use roundelay_protocol::topic::{HEARTBEATS_TOPIC, Topic};
 
@@ -19,8 +19,10 @@ pub(crate) struct Beat {
     due: Instant,
     /// Something was stored since the last.
     has_news: bool,
-    /// The last one, while it is not durable.
+    /// The last one, while it is not durable: there is no other until then.
     under_way: Option<u64>,
+    /// Why none was given when it was time for one last.
+    silence: Option<Silence>,
     known: Arc<RwLock<Heartbeats>>,
 }
 
@@ -28,7 +30,14 @@ impl Beat {
     pub(crate) fn new(every: Duration, known: Arc<RwLock<Heartbeats>>) -> Self {
         let every = (!every.is_zero()).then_some(every);
         // What was stored before the last end may not have been followed by a heartbeat.
-        Self { every, due: Instant::now() + every.unwrap_or_default(), has_news: true, under_way: None, known }
+        Self {
+            every,
+            due: Instant::now() + every.unwrap_or_default(),
+            has_news: true,
+            under_way: None,
+            silence: None,
+            known,
+        }
     }
 
     /// A batch is on its way to the disk.
@@ -45,28 +54,51 @@ impl Beat {
         is_beat
     }
 
+    /// A publication is durable.
+    pub(super) fn was_published(&mut self, id: u64) {
+        self.under_way = self.under_way.filter(|under_way| *under_way != id);
+    }
+
     /// Whether a publication that was refused was a heartbeat. The next one comes in its turn.
     pub(super) fn was_refused(&mut self, id: u64) -> bool {
         let is_beat = self.under_way == Some(id);
-        self.has_news |= is_beat;
+        if is_beat {
+            (self.has_news, self.under_way) = (true, None);
+        }
         is_beat
     }
 
+    /// When the next one is to be given, if any is.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        (self.every.is_some() && self.has_news).then_some(self.due)
+        (self.every.is_some() && self.has_news && self.under_way.is_none()).then_some(self.due)
+    }
+
+    /// Tells once why there is none.
+    fn note_silence(&mut self, silence: Option<Silence>) {
+        let is_alike = |one: &Silence, other: &Silence| std::mem::discriminant(one) == std::mem::discriminant(other);
+        if let Some(reason) = &silence
+            && !self.silence.as_ref().is_some_and(|before| is_alike(before, reason))
+        {
+            tracing::warn!("no heartbeats are given, so that what is stable waits for this node: {reason}");
+        }
+        self.silence = silence;
     }
 }
 
 impl Engine {
     /// Gives a heartbeat when it is time for one.
     pub(super) async fn beat_if_due(&mut self) {
-        let Some(every) = self.beat.every else { return };
-        if !self.beat.has_news || Instant::now() < self.beat.due {
+        let (Some(every), Some(due)) = (self.beat.every, self.beat.next_deadline()) else { return };
+        if Instant::now() < due {
             return;
         }
-        self.beat.has_news = false;
         self.beat.due = Instant::now() + every;
-        let Some(heartbeat) = self.replica.heartbeat(self.now()) else { return };
+        let heartbeat = match self.replica.heartbeat(self.now()) {
+            Ok(heartbeat) => heartbeat,
+            Err(silence) => return self.beat.note_silence(Some(silence)),
+        };
+        self.beat.note_silence(None);
+        self.beat.has_news = false;
         match heartbeat.to_event(format!("/nodes/{}", text_of(&self.replica.author()))).encode() {
             Ok(event) => {
                 self.last_id += 1;

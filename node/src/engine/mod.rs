@@ -424,8 +424,13 @@ impl Engine {
     }
 
     fn list_keys(&self, topic: &Topic, before: Arrival) -> Result<Input, LogError> {
-        let Scan { batches, next } =
-            self.reader.scan_back(&|other| other == topic, before, KEYS_RUN, KEYS_RUN_BYTES)?;
+        let Scan { batches, next } = if topic.as_str() == HEARTBEATS_TOPIC {
+            // Every node has few of them, beside what else it stores.
+            let logs = self.replica.logs_of(topic).map(|record| &record.key);
+            self.reader.scan_logs_back(logs, before, KEYS_RUN, KEYS_RUN_BYTES)?
+        } else {
+            self.reader.scan_back(&|other| other == topic, before, KEYS_RUN, KEYS_RUN_BYTES)?
+        };
         let batches = batches.iter().map(|(arrival, batch)| KeyedBatch::of(*arrival, batch)).collect();
         Ok(Input::Keys { batches, next, end: next <= Arrival(1) })
     }

@@ -216,6 +216,7 @@ impl Engine {
         let now_ms = self.started.elapsed().as_millis() as u64;
         let ready = self.parked.take(id);
         self.parked.ready.extend(ready);
+        self.beat.was_published(id);
         let Some(mut waiting) = self.waiting.remove(&id) else { return };
         let (places, new_places) = waiting.plotted.settle(places, &self.arrived);
         for (identity, place) in waiting.plotted.new.iter().zip(new_places) {

@@ -11,7 +11,7 @@ use roundelay_protocol::limits::MAX_BATCH_EVENTS;
 use super::error::LogError;
 use super::layout::{self, IndexEntry};
 use super::reader::LogReader;
-use super::store::Collect;
+use super::store::{Collect, Scan};
 
 impl LogReader {
     /// See [`super::Store::range`].
@@ -38,6 +38,41 @@ impl LogReader {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(found.batches.into_iter().map(|(_, batch)| batch).collect())
+    }
+
+    /// Like [`LogReader::scan_back`], of logs that are given: by their indexes, of which each call looks at all. So its cost
+    /// follows what is stored of these logs, and not what is stored beside them.
+    ///
+    /// # Errors
+    /// When the store cannot be read or is damaged.
+    pub fn scan_logs_back<'a>(
+        &self,
+        logs: impl Iterator<Item = &'a LogKey>,
+        before: Arrival,
+        max_batches: usize,
+        max_bytes: usize,
+    ) -> Result<Scan, LogError> {
+        let before = before.min(Arrival(self.last_arrival().0 + 1));
+        let mut entries = Vec::new();
+        for key in logs {
+            self.index(key, 0, u64::MAX, |_, _, _, entry| {
+                if entry.arrival < before {
+                    entries.push((entry.arrival, entry.len));
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        entries.sort_unstable_by(|one, other| other.cmp(one));
+        let mut found = Collect::new(max_batches, max_bytes);
+        for (arrival, len) in entries {
+            if !found.fits(len as usize) {
+                return Ok(Scan { batches: found.batches, next: Arrival(arrival.0 + 1) });
+            }
+            if let Some(batch) = self.shared.read(|db| self.batch_at(db, arrival))? {
+                found.push(arrival, batch);
+            }
+        }
+        Ok(Scan { batches: found.batches, next: Arrival(0) })
     }
 
     /// Walks a log's index entries whose last sequence numbers are in a range.

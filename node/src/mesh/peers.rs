@@ -72,9 +72,11 @@ impl PeerState {
         self.open_at_ms = Some(now_ms);
     }
 
-    /// Whether the link may have been of another connection than the one that came last.
+    /// Whether the link is from before the process came that has the peer's place now: that may have more connections
+    /// than one, and the link be on any of them.
     pub(crate) fn has_former_link(&self) -> bool {
-        self.connections.last().is_some_and(|last| self.link_since_ms < last.since_ms)
+        let first = self.connections.iter().find(|known| !known.is_former);
+        first.is_some_and(|first| self.link_since_ms < first.since_ms)
     }
 
     /// The stream failed or could not be opened: say when to try again.
@@ -93,4 +95,30 @@ pub(crate) type Peers = BTreeMap<PeerId, PeerState>;
 /// Of two peers, the one with the smaller id opens the sync stream.
 pub(crate) fn opens(me: PeerId, peer: PeerId) -> bool {
     me.to_bytes() < peer.to_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_link_that_the_process_in_its_place_has_is_no_former_one_whatever_connects_later() {
+        let mut state = PeerState::new(0, Backlog::new(Arc::default()));
+        let connection = |id, since_ms, is_former| Connection {
+            id: ConnectionId::new_unchecked(id),
+            address: Multiaddr::empty(),
+            dialed: true,
+            agent: String::new(),
+            since_ms,
+            is_former,
+        };
+        assert!(!state.has_former_link());
+        state.connections = vec![connection(1, 100, true), connection(2, 200, false), connection(3, 300, false)];
+        for (link_since_ms, is_former) in [(150, true), (250, false), (350, false)] {
+            state.link_since_ms = link_since_ms;
+            assert_eq!(state.has_former_link(), is_former, "a link since {link_since_ms} ms");
+        }
+    }
 }

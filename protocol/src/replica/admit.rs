@@ -1,5 +1,6 @@
 //! The one door in for batches of others (and of this node's other lives): known? next? gap? fork? clock?
 
+use super::beat::binds;
 use super::{Admitted, Effect, MAX_CHEATS, MAX_LOOKUPS, Notice, Replica, Source};
 use crate::batch::VerifiedBatch;
 use crate::frame::Range;
@@ -251,7 +252,11 @@ impl<S: Signer> Replica<S> {
                 continue;
             }
             let tip = batch.tip();
-            self.clock.observe(tip.hlc, self.now.wall_ms.saturating_add_signed(self.clock_offset_ms));
+            if binds(&self.me, log) {
+                self.clock.keep(tip.hlc);
+            } else {
+                self.clock.observe(tip.hlc, self.wall_ms());
+            }
             let goes_on = record.tips.iter().any(|tip| tip.hash == batch.header().parent);
             if fill_hole(&mut record, &batch, parent) {
                 record.events += batch.header().count;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Replica;
+use super::{Now, Replica};
 use crate::ids::Author;
 use crate::limits::MAX_CLOCK_AHEAD_MS;
+use crate::link::Peer;
 use crate::sign::Signer;
 use crate::topic::MESH_TOPIC;
 
@@ -35,7 +36,11 @@ impl<S: Signer> Replica<S> {
 
     /// How many peers see another day than this node, whose clock may be corrected, and how many the same.
     fn clocks_apart(&self) -> (usize, usize) {
-        let ahead = self.links.values().filter_map(|link| link.peer.as_ref().map(|peer| peer.clock_ahead_ms));
+        self.count_apart(|peer| peer.clock_ahead_ms)
+    }
+
+    fn count_apart(&self, ahead_ms: impl Fn(&Peer) -> i64) -> (usize, usize) {
+        let ahead = self.links.values().filter_map(|link| link.peer.as_ref().map(&ahead_ms));
         let off = ahead.map(|ahead_ms| ahead_ms.saturating_sub(self.clock_offset_ms).unsigned_abs());
         let (far, near): (Vec<u64>, Vec<u64>) = off.partition(|off_ms| *off_ms > MAX_CLOCK_AHEAD_MS);
         (far.len(), near.len())
@@ -46,6 +51,12 @@ impl<S: Signer> Replica<S> {
     #[must_use]
     pub fn clock_disputes(&self) -> usize {
         let (far, near) = self.clocks_apart();
+        if far >= near { far } else { 0 }
+    }
+
+    /// The same at a moment when this node's clock may have been set since it met them.
+    pub(super) fn clock_disputes_at(&self, now: Now) -> usize {
+        let (far, near) = self.count_apart(|peer| peer.clock_ahead_by_now_ms(now));
         if far >= near { far } else { 0 }
     }
 

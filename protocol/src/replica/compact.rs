@@ -17,7 +17,7 @@ use crate::batch::VerifiedBatch;
 use crate::event::Item;
 use crate::heads::{LogKey, LogRecord};
 use crate::hlc::Hlc;
-use crate::ids::{Arrival, Author};
+use crate::ids::Arrival;
 use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::sign::Signer;
 use crate::topic::{HEARTBEATS_TOPIC, Topic};
@@ -186,9 +186,14 @@ impl<S: Signer> Replica<S> {
         if !self.has_keyed() || self.compaction.listing || now_ms < self.compaction.look_at_ms {
             return;
         }
+        // Nothing can be written, so nothing can go.
+        if self.room == Room::None {
+            self.compaction.look_at_ms = now_ms + LOOK_MS;
+            return;
+        }
         self.compaction.look_at_ms = now_ms + PART_MS;
         // Until what was pruned is durable, the store lists it.
-        if self.room == Room::None || self.expiry.is_listing() || self.pruning.is_busy(self.written()) {
+        if self.expiry.is_listing() || self.pruning.is_busy(self.written()) {
             return;
         }
         if !self.walks() {
@@ -221,9 +226,7 @@ impl<S: Signer> Replica<S> {
         }
         self.look_over_changed();
         let Some(topic) = self.grown_topic() else { return false };
-        let first = LogKey { topic: topic.clone(), author: Author([0; 32]) };
-        let of_topic = self.logs.range(first..).take_while(|(log, _)| log.topic == topic);
-        let last = of_topic.map(|(_, record)| record.last_arrival).max().unwrap_or_default();
+        let last = self.logs_of(&topic).map(|record| record.last_arrival).max().unwrap_or_default();
         self.compaction.last = Some(topic.clone());
         let passes_holes = self.passes_holes(&topic);
         let before = Arrival(last.0.saturating_add(1));
@@ -280,10 +283,16 @@ impl<S: Signer> Replica<S> {
         let wall_ms = self.wall_ms();
         let Some(walk) = &mut self.compaction.walk else { return };
         (walk.before, walk.ended) = (next, end);
+        // Of heartbeats each author supersedes its own alone, however far ahead they are stamped.
+        let is_of_authors = walk.topic.as_str() == HEARTBEATS_TOPIC;
         for batch in batches {
             // What is left out here is served to nobody, and supersedes nothing that is.
             let counts = self.interest.holds(&self.me, &batch.batch.log);
-            let far = if counts { Hlc::from_ms(wall_ms.saturating_add(MAX_CLOCK_AHEAD_MS)) } else { Hlc(0) };
+            let far = match counts {
+                true if is_of_authors => Hlc(u64::MAX),
+                true => Hlc::from_ms(wall_ms.saturating_add(MAX_CLOCK_AHEAD_MS)),
+                false => Hlc(0),
+            };
             walk.take(batch, far, self.planted);
         }
         if end || walk.is_full() {

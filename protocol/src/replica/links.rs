@@ -133,7 +133,7 @@ impl<S: Signer> Replica<S> {
     fn meet(&mut self, peer: Author, hello: &Hello, chain: Option<Chain>) {
         let position = self.position;
         let Some(link) = self.links.get_mut(&peer) else { return };
-        link.meet(hello, self.now.wall_ms);
+        link.meet(hello, self.now);
         let common = self.interest.fingerprint(&hello.interest);
         let remembered = hello.memory.filter(|memory| {
             let at = &memory.position;

@@ -154,10 +154,7 @@ impl<S: Signer> Replica<S> {
     /// A replica over what the store holds.
     pub fn new(signer: S, config: Config, records: Vec<LogRecord>, now: Now) -> Self {
         let me = signer.author();
-        let mut clock = Clock::default();
-        for tip in records.iter().flat_map(|record| &record.tips) {
-            clock.observe(tip.hlc, now.wall_ms);
-        }
+        let clock = beat::clock_of(&me, records.iter(), now.wall_ms);
         let logs: BTreeMap<_, _> = records.into_iter().map(|record| (record.key.clone(), record)).collect();
         let topics_seen = logs.keys().map(|key| key.topic.clone()).collect();
         let own = publish::Own::new(&me, logs.values());
@@ -218,6 +215,12 @@ impl<S: Signer> Replica<S> {
         self.planted = planted;
         if planted.is(Fault::ReuseSequenceNumber) {
             self.own = publish::Own::new(&self.me, std::iter::empty());
+        }
+        if planted.is(Fault::ForgetPromise) {
+            self.clock = Clock::default();
+            for tip in self.logs.values().flat_map(|record| &record.tips) {
+                self.clock.observe(tip.hlc, self.now.wall_ms);
+            }
         }
     }
 

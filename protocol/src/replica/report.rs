@@ -7,6 +7,7 @@ use crate::hlc::Hlc;
 use crate::ids::{Author, Incarnation};
 use crate::interest::Interest;
 use crate::sign::Signer;
+use crate::topic::Topic;
 
 /// How much a replica keeps of what its bounds are about. For tests.
 #[doc(hidden)]
@@ -59,6 +60,12 @@ impl<S: Signer> Replica<S> {
     /// The durable logs, in order.
     pub fn logs(&self) -> impl Iterator<Item = &LogRecord> {
         self.logs.values()
+    }
+
+    /// Those of a topic.
+    pub fn logs_of<'a>(&'a self, topic: &'a Topic) -> impl Iterator<Item = &'a LogRecord> {
+        let first = LogKey { topic: topic.clone(), author: Author([0; 32]) };
+        self.logs.range(first..).take_while(move |(log, _)| log.topic == *topic).map(|(_, record)| record)
     }
 
     /// Another live process with this node's identity, if one was noticed.

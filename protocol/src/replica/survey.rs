@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{OldBatch, Replica};
-use crate::heads::LogKey;
-use crate::ids::Author;
 use crate::rules::Rule;
 use crate::sign::Signer;
 use crate::topic::Topic;
@@ -91,9 +89,7 @@ impl<S: Signer> Replica<S> {
 
     /// What a topic has here, of all authors together.
     fn amount_of(&self, topic: &Topic) -> Amount {
-        let first = LogKey { topic: topic.clone(), author: Author([0; 32]) };
-        let of_topic = self.logs.range(first..).take_while(|(log, _)| log.topic == *topic);
-        let records = of_topic.map(|(log, record)| self.latest(log).unwrap_or(record));
+        let records = self.logs_of(topic).map(|record| self.latest(&record.key).unwrap_or(record));
         records.fold(Amount::default(), |sum, record| sum.and(Amount { bytes: record.bytes, events: record.events }))
     }
 

@@ -81,6 +81,22 @@ fn two_peers_that_agree_are_not_most_of_a_larger_mesh() {
 }
 
 #[test]
+fn a_node_promises_nothing_while_half_of_its_peers_see_another_day() {
+    use roundelay_protocol::heartbeat::Silence::ClockDisputed;
+    let year_ms = YEAR_MS as u64;
+    let (ahead, behind) =
+        (Now { wall_ms: NOW.wall_ms + year_ms, ..NOW }, Now { wall_ms: NOW.wall_ms - year_ms, ..NOW });
+    let says = |ahead_ms: &[i64], now| met(ahead_ms, 9).replica.heartbeat(now).map(drop);
+    assert_eq!(says(&[], ahead), Ok(()), "nobody says that it is wrong");
+    assert_eq!(says(&[0, 0, YEAR_MS], NOW), Ok(()));
+    assert_eq!(says(&[0, YEAR_MS], NOW), Err(ClockDisputed(1)));
+    // The clock was set since they met.
+    assert_eq!(says(&[0, 0], ahead), Err(ClockDisputed(2)));
+    assert_eq!(says(&[0, 0], behind), Err(ClockDisputed(2)));
+    assert_eq!(says(&[YEAR_MS, YEAR_MS], ahead), Ok(()));
+}
+
+#[test]
 fn peers_that_see_different_days_convince_nobody() {
     for ahead_ms in [[YEAR_MS, -YEAR_MS, 2 * YEAR_MS], [YEAR_MS, 0, -YEAR_MS]] {
         let node = met(&ahead_ms, 0);

@@ -10,7 +10,7 @@ use roundelay_protocol::event::Item;
 use roundelay_protocol::frame::Frame;
 use roundelay_protocol::heads::{LogKey, LogRecord};
 use roundelay_protocol::hlc::Hlc;
-use roundelay_protocol::ids::{Arrival, Author, BatchHash};
+use roundelay_protocol::ids::{Arrival, Author, BatchHash, Incarnation};
 use roundelay_protocol::limits::MAX_BATCH_WIRE_BYTES;
 use roundelay_protocol::replica::{Input, MissingRange, MissingReason, Notice};
 use roundelay_protocol::topic::Topic;
@@ -35,6 +35,7 @@ pub(crate) enum Promise {
     SameOrderEverywhere,
     HolesAreReal,
     LastOfKeyStays,
+    StableIsFinal,
     HonestNotAccused,
     Bounded,
 }
@@ -58,6 +59,7 @@ impl fmt::Display for Promise {
             Self::SameOrderEverywhere => "the total order is the same everywhere",
             Self::HolesAreReal => "what is called missing is nowhere to be had",
             Self::LastOfKeyStays => "of each key the last event stays",
+            Self::StableIsFinal => "what is stable does not change any more",
             Self::HonestNotAccused => "an honest node is not accused",
             Self::Bounded => "memory and work are bounded",
         })
@@ -91,6 +93,8 @@ pub(super) struct Checker {
     shown: BTreeMap<LogKey, BTreeMap<u64, (u64, BatchHash)>>,
     /// Authors whose disk was ever replaced or copied: their logs may fork.
     pub(super) impure: BTreeSet<Author>,
+    /// The first process that began after that.
+    pub(super) impure_from: BTreeMap<Author, Incarnation>,
     /// Authors that ever had a twin.
     twinned: BTreeSet<Author>,
 }
@@ -107,8 +111,11 @@ impl World<'_> {
         // Who begins anew may find what once filled a hole behind what follows it.
         let anew = at.reader.after == Arrival(0);
         let batches = at.store.scan(at.reader.after, usize::MAX, usize::MAX).unwrap_or_default();
-        let (mut broken, mut logs) = (None, BTreeSet::new());
+        let (mut broken, mut logs, mut fresh) = (None, BTreeSet::new(), Vec::new());
         for (arrival, batch) in batches {
+            if let Some(process) = &mut at.process {
+                process.beat.learn(&batch);
+            }
             let (log, header) = (log_of(&batch), batch.header());
             at.reader.after = arrival;
             self.checker.held.entry(batch.hash()).or_default().insert(author);
@@ -129,6 +136,7 @@ impl World<'_> {
                     format!("machine {machine} is given {log:?} {} before {}", header.first_seq, header.first_seq - 1);
                 broken = Some((Promise::DeliveredInOrder, text));
             }
+            fresh.push((log.clone(), batch));
             logs.insert(log);
         }
         for log in logs {
@@ -138,6 +146,7 @@ impl World<'_> {
         if let Some((promise, text)) = broken {
             self.fail(promise, text);
         }
+        fresh.iter().for_each(|(log, batch)| self.check_stable(machine, log, batch));
     }
 
     /// Others see a batch of its author: no number may ever stand for something else.
@@ -342,7 +351,7 @@ impl World<'_> {
 
     /// A disk is gone: what only it held is gone with it, and nobody is to blame.
     pub(super) fn lose_disk(&mut self, old: &MemoryStore, author: Author) {
-        self.checker.impure.insert(author);
+        self.note_impure(author);
         for (_, batch) in old.scan(Default::default(), usize::MAX, usize::MAX).unwrap_or_default() {
             let (log, seq) = (log_of(&batch), batch.header().last_seq());
             if !self.machines.iter().any(|machine| machine.has(&log, seq, &batch.hash())) {
@@ -358,8 +367,14 @@ impl World<'_> {
         self.checker.excused.extend(gone);
     }
 
-    pub(super) fn note_twin(&mut self, author: Author) {
+    fn note_impure(&mut self, author: Author) {
         self.checker.impure.insert(author);
+        let from = self.next_incarnation();
+        self.checker.impure_from.entry(author).or_insert(from);
+    }
+
+    pub(super) fn note_twin(&mut self, author: Author) {
+        self.note_impure(author);
         self.checker.twinned.insert(author);
     }
 

@@ -6,6 +6,7 @@ use roundelay::log::{Appended, MemoryStore, Store};
 use roundelay_protocol::arrival_times::ArrivalTimes;
 use roundelay_protocol::frame::{Memory, Position};
 use roundelay_protocol::heads::{Hole, LogKey};
+use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::{Arrival, Author, BatchHash, Incarnation};
 use roundelay_protocol::interest::Interest;
 use roundelay_protocol::quota::LogLimits;
@@ -14,6 +15,8 @@ use roundelay_protocol::rules::Rules;
 use roundelay_protocol::sign::{Ed25519Signer, Ed25519Verifier, Signature, Signer, Verifier};
 use roundelay_protocol::topic::{Pattern, Topic};
 use roundelay_protocol::wants::Place;
+
+use super::stability::Beat;
 
 /// When virtual time begins, in milliseconds since 1970.
 const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -104,6 +107,7 @@ pub(super) struct Process {
     pub(super) publications: BTreeMap<u64, Publication>,
     pub(super) probes: BTreeMap<u64, Probe>,
     pub(super) last_id: u64,
+    pub(super) beat: Beat,
 }
 
 /// A subscriber to everything on a machine, that remembers its place.
@@ -130,6 +134,8 @@ pub(super) struct Machine {
     pub(super) room: Room,
     pub(super) reader: Reader,
     pub(super) copy: Option<MemoryStore>,
+    /// Up to where each log was taken for received, while it has had this disk.
+    pub(super) stable: BTreeMap<LogKey, Hlc>,
     /// It was a twin, and is gone for good.
     pub(super) gone: bool,
 }
@@ -150,6 +156,7 @@ impl Machine {
             room: Room::Ample,
             reader: Reader::default(),
             copy: None,
+            stable: BTreeMap::new(),
             gone: false,
         }
     }
@@ -182,6 +189,7 @@ impl Machine {
     }
 
     pub(super) fn start(&mut self, incarnation: Incarnation, now_ms: u64, max_gossip_bytes: usize) {
+        let snapshot = self.store.snapshot();
         self.process = Some(Process {
             replica: self.replica(incarnation, now_ms, max_gossip_bytes),
             incarnation,
@@ -195,6 +203,7 @@ impl Machine {
             publications: BTreeMap::new(),
             probes: BTreeMap::new(),
             last_id: 0,
+            beat: Beat::of(&self.store, snapshot.records.iter().map(|record| record.key.author)),
         });
     }
 

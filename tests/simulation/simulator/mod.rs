@@ -5,6 +5,7 @@
 //! - `machine` is a disk, a clock and perhaps a running process
 //! - `network` carries frames and gossip: links in order, gossip lossy and without order
 //! - `checker` knows what was promised, and says which promise was broken
+//! - `stability` gives heartbeats, and checks what machines take for stable
 //! - `campaign` runs many seeds on all cores
 //! - `shrink` finds the shortest story that breaks the same promise
 //!
@@ -17,6 +18,7 @@ mod machine;
 mod network;
 mod plan;
 mod shrink;
+mod stability;
 mod world;
 
 pub(crate) use campaign::Campaign;

@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     /// Batches are signed and verified with ed25519 instead of a stand-in.
     pub(crate) real_signatures: bool,
+    /// Machines give heartbeats, so often at most.
+    pub(crate) heartbeat_ms: Option<u64>,
     /// In order of time.
     pub(crate) steps: Vec<Step>,
     /// When everything is mended, after the last step.
@@ -242,8 +244,9 @@ impl Plan {
             draw_rules(seed, machines, length_ms, &mut steps);
             draw_keyed(seed, machines, length_ms, &mut steps);
         }
+        let heartbeat_ms = draw_heartbeats(seed, machines, length_ms, &mut steps);
         steps.sort_by_key(|step| step.at_ms);
-        Self { seed, machines, links, weather, real_signatures, steps, healed_at_ms: length_ms }
+        Self { seed, machines, links, weather, real_signatures, heartbeat_ms, steps, healed_at_ms: length_ms }
     }
 }
 
@@ -286,6 +289,27 @@ fn draw_keyed(seed: u64, machines: usize, length_ms: u64, steps: &mut Vec<Step>)
             steps.push(Step { at_ms: rng.random_range(100..length_ms), action });
         }
     }
+}
+
+/// In one plan of four, heartbeats, and now and then a clock that is wrong when a machine starts anew. From a stream of its
+/// own, too, which gives none to the seeds that once broke a promise, so that these tell what they told.
+fn draw_heartbeats(seed: u64, machines: usize, length_ms: u64, steps: &mut Vec<Step>) -> Option<u64> {
+    let rng = &mut Pcg64Mcg::seed_from_u64(seed ^ 0x74_69_63_6b);
+    if !rng.random_ratio(1, 4) {
+        return None;
+    }
+    for _ in 0..rng.random_range(0..4) {
+        let (machine, at_ms) = (rng.random_range(0..machines), rng.random_range(100..length_ms));
+        let ahead_ms = *[YEAR_MS, -YEAR_MS, 0].choose(rng).unwrap_or(&0);
+        steps.push(Step { at_ms, action: Action::Clock { machine, ahead_ms, drift_ppm: 0 } });
+        steps.push(Step { at_ms: at_ms + 1, action: Action::Crash { machine, survives: 0 } });
+        steps.push(Step { at_ms: at_ms + 2, action: Action::Start { machine } });
+        for _ in 0..rng.random_range(0..4) {
+            let at_ms = at_ms + rng.random_range(3..1_000);
+            steps.push(Step { at_ms, action: publication(rng, machine) });
+        }
+    }
+    [100, 500, 2_000].choose(rng).copied()
 }
 
 /// Few machines are all linked to each other; of many, each is linked to the next and to some others.

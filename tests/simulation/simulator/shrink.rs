@@ -36,6 +36,7 @@ pub(crate) fn shrink(plan: &Plan, violation: Violation, options: Options) -> (Pl
 pub(crate) fn story(plan: &Plan, violation: &Violation) -> String {
     let steps: String = plan.steps.iter().map(|step| format!("{step}\n")).collect();
     let (weather, healed_s) = (&plan.weather, plan.healed_at_ms as f64 / 1_000.0);
-    let head = format!("seed {}: {} machines, {weather:?}", plan.seed, plan.machines);
+    let beats = plan.heartbeat_ms.map(|every_ms| format!(", heartbeats each {every_ms} ms")).unwrap_or_default();
+    let head = format!("seed {}: {} machines{beats}, {weather:?}", plan.seed, plan.machines);
     format!("{head}\n{steps}{healed_s:>7.3} s  everything is mended\n{violation}")
 }

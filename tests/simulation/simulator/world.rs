@@ -54,6 +54,8 @@ pub(crate) struct Report {
     pub(crate) happenings: u64,
     pub(crate) events_acknowledged: u64,
     pub(crate) batches_lost_with_disks: u64,
+    /// Logs that were taken for received further than before, by a heartbeat.
+    pub(crate) became_stable: u64,
     /// How long it took to converge after everything was mended, in milliseconds.
     pub(crate) converged_in_ms: u64,
     /// A hash over all that happened, if it was asked for.
@@ -67,17 +69,19 @@ impl Report {
         self.happenings += other.happenings;
         self.events_acknowledged += other.events_acknowledged;
         self.batches_lost_with_disks += other.batches_lost_with_disks;
+        self.became_stable += other.became_stable;
         self.converged_in_ms = self.converged_in_ms.max(other.converged_in_ms);
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { happenings, events_acknowledged, batches_lost_with_disks, converged_in_ms, .. } = self;
+        let Self { happenings, events_acknowledged, batches_lost_with_disks, became_stable, converged_in_ms, .. } =
+            self;
         write!(
             f,
             "{events_acknowledged} events acknowledged, {batches_lost_with_disks} batches lost with the only disk that \
-             had them, {happenings} happenings, longest convergence {:.1} s of virtual time",
+             had them, more stable {became_stable} times by heartbeats, {happenings} happenings, longest convergence {:.1} s of virtual time",
             *converged_in_ms as f64 / 1_000.0
         )
     }
@@ -107,6 +111,7 @@ pub(super) enum Event {
     Drained { from: usize, to: usize },
     Gossip { from: usize, to: usize, batch: VerifiedBatch },
     Serve { machine: usize, incarnation: Incarnation, order: Order },
+    Beat { machine: usize, incarnation: Incarnation },
 }
 
 /// A pull to be answered.
@@ -268,6 +273,11 @@ impl<'a> World<'a> {
                     self.serve(machine, order);
                 }
             }
+            Event::Beat { machine, incarnation } => {
+                if self.is_alive(machine, incarnation) {
+                    self.beat(machine);
+                }
+            }
         }
     }
 
@@ -299,6 +309,12 @@ impl<'a> World<'a> {
         }
         self.deliver(machine);
         self.feed(machine, Input::Room(self.machines[machine].room));
+        self.beat_later(machine, incarnation);
+    }
+
+    /// That of the process that starts next.
+    pub(super) fn next_incarnation(&self) -> Incarnation {
+        Incarnation(self.last_incarnation + 1)
     }
 
     /// The process dies. Of what was not synced, the first `survives` percent is found on the disk.
@@ -314,6 +330,7 @@ impl<'a> World<'a> {
         self.crash(machine, 0);
         let old = std::mem::replace(&mut self.machines[machine].store, store);
         self.machines[machine].reader = Default::default();
+        self.machines[machine].stable.clear();
         self.lose_disk(&old, self.machines[machine].author());
     }
 
@@ -346,6 +363,7 @@ impl<'a> World<'a> {
         for input in stored {
             self.feed(machine, input);
         }
+        self.note_stable(machine);
     }
 
     // ---- the driver
@@ -384,6 +402,9 @@ impl<'a> World<'a> {
                     format!("{machine} writes {token}: {batches:?} {:?} and prunes {:?}", set.logs, set.pruned)
                 });
                 let at = &mut self.machines[machine];
+                if let Some(process) = &mut at.process {
+                    set.batches.iter().for_each(|batch| process.beat.note(batch));
+                }
                 let last = at.process.as_ref().and_then(|process| process.writing.back()).map_or(0, |(last, _)| *last);
                 match (at.store.append(set), &mut at.process) {
                     (Ok(appended), Some(process)) if last < token => process.writing.push_back((token, appended)),
@@ -434,14 +455,18 @@ impl<'a> World<'a> {
                 let batches = batches.iter().map(|(arrival, batch)| KeyedBatch::of(*arrival, batch)).collect();
                 return Some(Input::Keys { batches, next, end: next <= Arrival(1) });
             }
-            Effect::Published { id, places, .. } => self.check_published(machine, id, places[0].first_seq),
+            Effect::Published { id, places, .. } => {
+                self.end_beat(machine, id, true);
+                self.check_published(machine, id, places[0].first_seq);
+            }
             Effect::Acked { id, peers, .. } => self.check_acked(machine, id, peers),
             Effect::Probed { id, .. } => self.check_probed(machine, id),
             Effect::Notice(notice) => self.check_notice(machine, &notice),
             Effect::Disconnect { reason, .. } => {
                 self.fail(Promise::HonestNotAccused, format!("machine {machine} said that a peer {reason}"));
             }
-            Effect::Refused { .. } | Effect::TopicSeen(_) => {}
+            Effect::Refused { id, .. } => self.end_beat(machine, id, false),
+            Effect::TopicSeen(_) => {}
         }
         None
     }
