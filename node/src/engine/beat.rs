@@ -109,3 +109,25 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_a_heartbeat_is_under_way_there_is_no_other() {
+        let mut beat = Beat::new(Duration::from_secs(1), Arc::default());
+        assert!(beat.next_deadline().is_some());
+        for ends in [Beat::was_published as fn(&mut Beat, u64), |beat, id| assert!(beat.was_refused(id) == (id == 7))] {
+            (beat.has_news, beat.under_way) = (true, Some(7));
+            assert_eq!(beat.next_deadline(), None);
+            ends(&mut beat, 6);
+            assert_eq!(beat.next_deadline(), None, "of something else");
+            ends(&mut beat, 7);
+            assert!(beat.next_deadline().is_some());
+        }
+        // One that was refused is given again, without anything new.
+        (beat.has_news, beat.under_way) = (false, Some(8));
+        assert!(beat.was_refused(8) && beat.next_deadline().is_some());
+    }
+}

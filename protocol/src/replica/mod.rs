@@ -101,7 +101,8 @@ pub struct Replica<S> {
     me: Author,
     signer: S,
     incarnation: Incarnation,
-    /// What was in the store when this process began, and when that was: later, only it publishes for this node.
+    /// What was in the store when this process began, of its own whatever the clock said, and when that was: later, only it
+    /// publishes for this node.
     greatest_at_start: Hlc,
     started: Now,
     interest: Interest,
@@ -155,6 +156,8 @@ impl<S: Signer> Replica<S> {
     pub fn new(signer: S, config: Config, records: Vec<LogRecord>, now: Now) -> Self {
         let me = signer.author();
         let clock = beat::clock_of(&me, records.iter(), now.wall_ms);
+        let own_tips = records.iter().filter(|record| record.key.author == me).flat_map(|record| &record.tips);
+        let greatest_at_start = own_tips.map(|tip| tip.hlc).fold(clock.greatest(), Hlc::max);
         let logs: BTreeMap<_, _> = records.into_iter().map(|record| (record.key.clone(), record)).collect();
         let topics_seen = logs.keys().map(|key| key.topic.clone()).collect();
         let own = publish::Own::new(&me, logs.values());
@@ -164,7 +167,7 @@ impl<S: Signer> Replica<S> {
             me,
             signer,
             incarnation: config.incarnation,
-            greatest_at_start: clock.greatest(),
+            greatest_at_start,
             started: now,
             interest: Interest { writers: config.rules.writers(), ..config.interest },
             clock,

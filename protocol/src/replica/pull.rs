@@ -85,10 +85,13 @@ impl<S: Signer> Replica<S> {
         for place in open {
             // What it waits for may have nobody left who was known to have it: whoever serves what follows must.
             let gap = self.ahead.gap_below(&range.log, place);
+            // No pull begins below the floor, so what is missing there is asked for by itself, of each who serves what follows.
+            let is_below = gap != place && self.latest(&range.log).is_some_and(|record| gap.0 <= record.floor);
+            let stepped = stepped || is_below;
             let asks = stepped && gap != place && gap.0 > 0 && !self.planted.is(Fault::DropGapRequest);
             if asks && !self.wants.was_denied(&range.log, &gap, &peer) {
                 self.wants.add_inner(&range.log, gap, [peer], self.now.mono_ms);
-            } else if asks && self.latest(&range.log).is_some_and(|record| gap.0 <= record.floor) {
+            } else if asks && is_below {
                 // It was asked in vain before this came, and from the floor here on nobody is asked for it again.
                 self.skip_missing(range, peer, &[(gap.0, gap.0)]);
             }
