@@ -45,9 +45,17 @@ pub enum StabilityError {
     /// A node has no part in the topics.
     #[error("this node does not subscribe to '{0}', so it cannot know what is stable there")]
     NotSubscribed(Pattern),
+}
+
+/// Why a node cannot be left out, or have it count again. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaveOutError {
     /// A peer id of another kind of key than nodes have.
-    #[error("'{0}' is no node's: nodes have ed25519 keys")]
+    #[error("'{0}' is no node's id: nodes have ed25519 keys")]
     NotANode(PeerId),
+    /// This node does not answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
 }
 
 /// Of what it is asked what is stable.
@@ -130,8 +138,8 @@ impl Node {
     ///
     /// # Errors
     /// When it is no node's id, or this node stopped.
-    pub async fn leave_out(&self, peer: PeerId, is_left_out: bool) -> Result<(), StabilityError> {
-        let author = author_of(&peer).ok_or(StabilityError::NotANode(peer))?;
+    pub async fn leave_out(&self, peer: PeerId, is_left_out: bool) -> Result<(), LeaveOutError> {
+        let author = author_of(&peer).ok_or(LeaveOutError::NotANode(peer))?;
         let marks = vec![([LEFT_OUT_MARK, &author.0].concat(), is_left_out.then(Vec::new))];
         self.transact(Transaction { marks, ..Transaction::default() }).await?;
         Ok(())

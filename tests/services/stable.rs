@@ -1,5 +1,6 @@
 //! What is stable: views say so, who is silent is named and can be left out, and exceptions are counted.
 
+use reqwest::Method;
 use serde_json::Value;
 
 use crate::harness::{Mesh, Node, eventually, exit};
@@ -83,6 +84,12 @@ fn a_value_is_stable_once_every_node_was_heard_beyond_it_or_is_left_out() {
     let nodes = json(&mesh[1], &["stable"])["nodes"].clone();
     let left_out = nodes.as_array().expect("a list").iter().filter(|node| node["is_left_out"] == true);
     assert_eq!(left_out.map(|node| node["id"].as_str().unwrap()).collect::<Vec<_>>(), [mesh[2].id()]);
+
+    // An id, but of another kind of key than nodes have.
+    let foreign = "/v1/stability/left-out/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N";
+    for method in [Method::PUT, Method::DELETE] {
+        mesh[1].http().send(method, foreign, &[], "").expect_problem(400, "bad_peer");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::peers::{parse_pattern, parse_peer};
 use super::problem::ApiError;
 use super::server::Api;
 use super::types::Code;
-use crate::stability::{Stability, StabilityError};
+use crate::stability::{LeaveOutError, Stability, StabilityError};
 
 impl From<StabilityError> for ApiError {
     fn from(error: StabilityError) -> Self {
@@ -20,10 +20,20 @@ impl From<StabilityError> for ApiError {
             StabilityError::Log(error) => error.into(),
             StabilityError::Call(error) => error.into(),
             StabilityError::TooManyTopics(_) | StabilityError::TooManyNodes(_) => Self::new(Code::BadRequest, error),
-            StabilityError::NotANode(_) => Self::new(Code::BadPeer, error).with_hint("`roundelay peers` shows them"),
             StabilityError::NotSubscribed(_) => {
                 Self::new(Code::BadRequest, error).with_hint("`roundelay topics join` has it subscribe")
             }
+        }
+    }
+}
+
+impl From<LeaveOutError> for ApiError {
+    fn from(error: LeaveOutError) -> Self {
+        match error {
+            LeaveOutError::NotANode(_) => {
+                Self::new(Code::BadPeer, error).with_hint("`roundelay peers` shows the ids of nodes")
+            }
+            LeaveOutError::Call(error) => error.into(),
         }
     }
 }

@@ -21,13 +21,17 @@ const NOW: Now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
 /// with.
 fn met(ahead_ms: &[i64], others: u8) -> SimNode {
     let mut node = SimNode::new(1, u64::MAX);
+    meet_all(&mut node, ahead_ms, others);
+    node
+}
+
+fn meet_all(node: &mut SimNode, ahead_ms: &[i64], others: u8) {
     let linked: Vec<(u8, i64)> = (2..).zip(ahead_ms.iter().copied()).collect();
     for (number, ahead_ms) in &linked {
-        let peer = meet(&mut node, *number, *ahead_ms);
+        let peer = meet(node, *number, *ahead_ms);
         let authors = linked.iter().map(|(number, _)| *number).chain((100..).take(others.into()));
-        tell(&mut node, peer, authors.map(|number| Stamp::of(number).author()).collect());
+        tell(node, peer, authors.map(|number| Stamp::of(number).author()).collect());
     }
-    node
 }
 
 fn meet(node: &mut SimNode, number: u8, ahead_ms: i64) -> Author {
@@ -132,6 +136,21 @@ fn a_clock_that_runs_slow_or_is_set_back_makes_no_twin_of_an_earlier_life() {
     let set_right = Now { mono_ms: 60_000, wall_ms: WALL_MS + HOUR_MS };
     assert!(!is_twin(WALL_MS + HOUR_MS - 61_000, set_right));
     assert!(is_twin(WALL_MS + HOUR_MS - 59_000, set_right));
+}
+
+#[test]
+fn what_the_store_held_at_the_start_makes_no_twin_though_the_clock_was_a_year_behind_then() {
+    let mut node = SimNode::new(1, u64::MAX);
+    // The peers' clocks, which it follows later, are a little behind the one that it had.
+    let before = Now { wall_ms: NOW.wall_ms + YEAR_MS as u64 + 5, ..NOW };
+    node.publish(before, "a", 1);
+    node.sync(before);
+    let batch = node.batches().pop().unwrap();
+    node.restore(node.copy_disk());
+    meet_all(&mut node, &[YEAR_MS, YEAR_MS, YEAR_MS], 0);
+    assert_eq!(node.replica.clock_offset_ms(), YEAR_MS);
+    node.handle(NOW, Input::Batch { batch, source: Source::Import });
+    assert_eq!(node.replica.twin(), None);
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl World<'_> {
         let at = &mut self.machines[machine];
         let (me, Some(process)) = (at.author(), &at.process) else { return };
         for author in authors {
-            for topic in TOPICS.iter().filter_map(|topic| Topic::new(*topic).ok()) {
+            for topic in TOPICS.iter().filter_map(|topic| Topic::new(topic).ok()) {
                 let log = LogKey { topic, author };
                 if !at.interest.holds(&me, &log) {
                     continue;
