@@ -178,10 +178,7 @@ impl<S: Clone + Default, E> States<S, E> {
             })?;
         }
         self.is_partial |= again.is_partial();
-        for key in stale {
-            self.view.restart(key);
-        }
-        self.view.take(inputs);
+        self.view.take_again(stale, inputs);
         Ok(())
     }
 

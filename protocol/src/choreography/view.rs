@@ -72,7 +72,7 @@ pub struct Exception {
 pub struct Taken {
     /// Keys of which the state may have changed.
     pub changed: BTreeSet<String>,
-    /// Keys below whose base an event came: call [`View::restart`], and give all events of the key again.
+    /// Keys below whose base an event came: give all events of the key again, to [`View::take_again`].
     pub stale: BTreeSet<String>,
     /// Events that were here already.
     pub known: usize,
@@ -202,6 +202,17 @@ impl<S: Clone + Default, E> View<S, E> {
             self.held.remove(rank);
         });
         true
+    }
+
+    /// Folds keys anew, which is given all of their events. What of these was an exception was counted when it first came.
+    pub fn take_again(&mut self, stale: &BTreeSet<String>, inputs: impl IntoIterator<Item = Input<E>>) -> Taken {
+        for key in stale {
+            self.restart(key);
+        }
+        let counted = (std::mem::take(&mut self.exceptions), self.further_exceptions);
+        let taken = Taken { exceptions: 0, ..self.take(inputs) };
+        (self.exceptions, self.further_exceptions) = counted;
+        taken
     }
 
     /// Notes that everything of an author up to a stamp was taken. Says whether more is stable now.

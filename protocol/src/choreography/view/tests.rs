@@ -61,12 +61,14 @@ fn what_can_be_rolled_back_is_bounded_and_what_comes_below_is_told() {
     assert_eq!(view.stable("k"), None, "the base is beyond the frontier");
     view.take([at(35, 'X')]);
     assert_eq!(view.tentative("k").unwrap(), "abcdXef");
+    view.receive(&ME, Hlc(10));
     let taken = view.take([at(5, 'Y')]);
-    assert_eq!(taken.stale.into_iter().collect::<Vec<_>>(), ["k"]);
+    assert_eq!(taken.stale.iter().collect::<Vec<_>>(), ["k"]);
     assert_eq!(view.tentative("k").unwrap(), "abcdXef", "until it is folded again from the log");
-    assert!(view.restart("k"));
-    view.take("aYb".chars().enumerate().map(|(n, letter)| at(5 * n as u64, letter)));
+    let counted = (view.exceptions().0.len(), view.exceptions().1);
+    view.take_again(&taken.stale, "aYb".chars().enumerate().map(|(n, letter)| at(5 * n as u64, letter)));
     assert_eq!(view.tentative("k").unwrap(), "aYb");
+    assert_eq!((view.exceptions().0.len(), view.exceptions().1), counted, "all of them were here before");
 }
 
 #[test]
