@@ -58,6 +58,13 @@ pub enum LeaveOutError {
     Call(#[from] CallError),
 }
 
+impl StabilityError {
+    /// Whether it says no more than that nothing is known to be stable.
+    pub(crate) fn means_unknown(&self) -> bool {
+        matches!(self, Self::TooManyTopics(_) | Self::TooManyNodes(_) | Self::NotSubscribed(_))
+    }
+}
+
 /// Of what it is asked what is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scope {

@@ -107,7 +107,8 @@ pub struct TopicStatus {
     pub authors: u64,
     /// Stamp of the last event, in milliseconds since 1970.
     pub last_event_ms: Option<u64>,
-    /// A hash over its heads: equal on two nodes exactly when they hold the same logs to the same place.
+    /// A hash over its heads: equal on two nodes exactly when they hold the same logs to the same place. Where a full store
+    /// pruned, what is left between holes counts too.
     pub digest: String,
     /// Whether this node subscribes to it.
     pub subscribed: bool,

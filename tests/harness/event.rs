@@ -120,6 +120,8 @@ pub(crate) struct Peer {
 pub(crate) struct Topic {
     pub(crate) events: u64,
     pub(crate) digest: String,
+    /// The stamp of its last event.
+    pub(crate) last_event_ms: Option<u64>,
 }
 
 impl Status {
@@ -186,7 +188,7 @@ impl Status {
             let name = topic["topic"].as_str().expect("topics[].topic").to_owned();
             let events = topic["events"].as_u64().expect("topics[].events");
             let digest = topic["digest"].as_str().expect("topics[].digest").to_owned();
-            (name, Topic { events, digest })
+            (name, Topic { events, digest, last_event_ms: topic["last_event_ms"].as_u64() })
         });
         topics.filter(|(name, topic)| !name.starts_with('_') && topic.events > 0).collect()
     }

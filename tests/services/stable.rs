@@ -62,8 +62,15 @@ fn a_value_is_stable_once_every_node_was_heard_beyond_it_or_is_left_out() {
     mesh[1].cli(&["stable", "--choreography", "odrer-saga"]).expect(exit::FAILURE).saying(&["order-saga"]);
     mesh[1].cli(&["stable", TOPIC, "--choreography", "order-saga"]).expect(exit::USAGE);
 
+    let order = ["--type", "order.placed", "--correlation", "o-1", "-H", "role=shop"];
+    mesh[1].cli(&[&["pub", "orders.placed", "{}"], &order[..]].concat()).expect(exit::OK);
+    let placed = || json(&mesh[1], &["instances", "order-saga"])["instances"][0].clone();
+    eventually("the order is there", || placed()["state"] == "placed");
+    assert_eq!(placed()["is_stable"], false, "the silent node may have placed it before");
+
     mesh[1].cli(&["stable", "--leave-out", mesh[2].id()]).expect(exit::OK).saying(&["left out"]);
     eventually("it is stable without the silent node", || is_stable(&mesh[1], "apples"));
+    eventually("so is the order", || placed()["is_stable"] == true);
     assert!(!is_stable(&mesh[0], "apples"), "each node decides for itself");
     assert_eq!(json(&mesh[1], &["view", TOPIC])["exceptions"], 0);
 

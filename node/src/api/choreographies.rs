@@ -11,6 +11,7 @@ use bytes::Bytes;
 use roundelay_protocol::choreography::conformance::Instance;
 use roundelay_protocol::choreography::span::parse_span_ms;
 use roundelay_protocol::choreography::{Declaration, Draft, show};
+use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::topic::Pattern;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -25,6 +26,7 @@ use crate::choreography::{
     MAX_LISTED, ObserverError, PublishError, PublishedChoreography,
 };
 use crate::clock::wall_ms;
+use crate::node::Node;
 
 /// How long an answer waits for what was stored before it was asked for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -264,7 +266,7 @@ pub(super) async fn list_instances(
     };
     let older_than_ms = asked.older_than.as_ref().map(span).transpose()?;
     let observer = api.node.observer();
-    let is_up_to_date = observer.catch_up(PATIENCE).await;
+    let (is_up_to_date, stable) = catch_up(&api.node, &name).await?;
     if let Some(state) = &asked.state {
         let versions = observer.versions(&name);
         let states = versions.iter().flat_map(|versions| versions.declarations()).flat_map(|it| it.states().keys());
@@ -281,7 +283,7 @@ pub(super) async fn list_instances(
             && asked.verdict.is_none_or(|verdict| verdict.as_str() == instance.verdict().as_str())
             && before_ms.is_none_or(|before_ms| since_ms.is_some_and(|since_ms| since_ms <= before_ms))
     };
-    let mut page = observer.page(&name, asked.after.as_deref(), limit, wanted)?;
+    let mut page = observer.page(&name, asked.after.as_deref(), limit, stable, wanted)?;
     page.is_up_to_date = is_up_to_date;
     note_subscriptions(&mut page.status, &api.node.patterns().await?);
     Ok(Json(page))
@@ -304,9 +306,25 @@ pub(super) async fn show_instance(
 ) -> Result<Json<InstanceDetail>, ApiError> {
     let Path((name, correlation)) = path?;
     let observer = api.node.observer();
-    let is_up_to_date = observer.catch_up(PATIENCE).await;
-    let detail = observer.instance_detail(&name, &correlation)?;
+    let (is_up_to_date, stable) = catch_up(&api.node, &name).await?;
+    let detail = observer.instance_detail(&name, &correlation, stable)?;
     Ok(Json(InstanceDetail { is_up_to_date, ..detail }))
+}
+
+/// Waits until what is stored is judged, as long as there is patience. Says whether it is, and what is stable then.
+async fn catch_up(node: &Node, name: &str) -> Result<(bool, Hlc), ApiError> {
+    let observer = node.observer();
+    let stable = match observer.scope(name) {
+        Ok(scope) => match node.stability(scope).await {
+            Ok(stability) => stability.stable,
+            Err(error) if error.means_unknown() => Hlc(0),
+            Err(error) => return Err(error.into()),
+        },
+        // Whoever asks is told so by what is asked for.
+        Err(_) => Hlc(0),
+    };
+    let is_up_to_date = observer.catch_up(PATIENCE).await;
+    Ok((is_up_to_date, if is_up_to_date { stable } else { Hlc(0) }))
 }
 
 /// Names the topics of a choreography that the node does not subscribe to.

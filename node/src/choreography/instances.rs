@@ -4,6 +4,7 @@ use roundelay_protocol::choreography::Observed;
 use roundelay_protocol::choreography::conformance::{
     Due, EventRef, Instance, Judgement, Late, Owed, Superseded, Verdict, Violation,
 };
+use roundelay_protocol::hlc::Hlc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -91,11 +92,14 @@ pub struct InstanceSummary {
     pub late: usize,
     /// Something of it may have been pruned here before it was read: then all this may be wrong.
     pub is_partial: bool,
+    /// Whether no event can come any more that is before the last one that is here: then only later ones change what is
+    /// said. False as well where that is not known.
+    pub is_stable: bool,
 }
 
-impl From<&Judged> for InstanceSummary {
-    fn from(judged: &Judged) -> Self {
-        let Judged { correlation, instance, is_partial, events, .. } = judged;
+impl InstanceSummary {
+    pub(super) fn new(judged: &Judged, stable: Hlc) -> Self {
+        let Judged { correlation, instance, is_partial, events, last, .. } = judged;
         let verdict = instance.verdict();
         Self {
             correlation: correlation.clone(),
@@ -113,6 +117,7 @@ impl From<&Judged> for InstanceSummary {
             owed: instance.owed.len(),
             late: instance.late.len(),
             is_partial: *is_partial,
+            is_stable: *last <= stable,
         }
     }
 }
@@ -132,6 +137,8 @@ pub struct Instances {
     pub status: ChoreographyStatus,
     /// Whether everything that was stored when it was asked is in what is said.
     pub is_up_to_date: bool,
+    /// Everything of the choreography that was stamped before this millisecond is here. 0 where that is not known.
+    pub stable_ms: u64,
     /// The instances.
     pub instances: Vec<InstanceSummary>,
     /// What to give as `after` for the next page, when there is one.
@@ -267,6 +274,8 @@ pub struct InstanceDetail {
     pub choreography: String,
     /// Whether everything that was stored when it was asked is in what is said.
     pub is_up_to_date: bool,
+    /// Everything of the choreography that was stamped before this millisecond is here. 0 where that is not known.
+    pub stable_ms: u64,
     /// The instance at a glance.
     pub instance: InstanceSummary,
     /// Its events in total order, with how each was judged.
@@ -288,12 +297,13 @@ pub struct InstanceDetail {
 }
 
 impl InstanceDetail {
-    pub(super) fn new(choreography: &str, judged: &Judged, events: &[(Observed, Judgement)]) -> Self {
+    pub(super) fn new(choreography: &str, judged: &Judged, events: &[(Observed, Judgement)], stable: Hlc) -> Self {
         let Instance { violations, superseded, owed, late, repeats, foreign, omitted, .. } = &judged.instance;
         Self {
             choreography: choreography.to_owned(),
             is_up_to_date: true,
-            instance: judged.into(),
+            stable_ms: stable.as_ms(),
+            instance: InstanceSummary::new(judged, stable),
             events: events.iter().map(|(event, judgement)| JudgedEvent::new(event, judgement)).collect(),
             violations: violations.iter().map(Violated::from).collect(),
             superseded: superseded.iter().map(SupersededEvent::from).collect(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use roundelay_protocol::choreography::conformance::{Conformance, Due, Instance, Judgement, Versions};
 use roundelay_protocol::choreography::{Declaration, Observed, Version};
+use roundelay_protocol::hlc::Hlc;
 use roundelay_protocol::ids::Arrival;
 use roundelay_protocol::topic::Pattern;
 use tokio::sync::{broadcast, watch};
@@ -62,6 +63,8 @@ pub struct Judged {
     pub is_partial: bool,
     /// Events of it that are here.
     pub events: usize,
+    /// The stamp of the last of them in total order. Once that is stable, only later events can change what is said.
+    pub last: Hlc,
 }
 
 impl Observer {
@@ -277,7 +280,8 @@ impl Observer {
         Ok(status)
     }
 
-    /// The instances of a choreography that `wanted` says to give, by correlation id: those beyond one, and so many.
+    /// The instances of a choreography that `wanted` says to give, by correlation id: those beyond one, and so many. Everything
+    /// up to `stable` has been folded: see [`Observer::scope`].
     ///
     /// # Errors
     /// When there is no such choreography, or the log cannot be read.
@@ -286,6 +290,7 @@ impl Observer {
         choreography: &str,
         after: Option<&str>,
         limit: usize,
+        stable: Hlc,
         wanted: impl FnMut(&str, &Instance) -> bool,
     ) -> Result<Instances, LookupError> {
         let status = {
@@ -297,17 +302,24 @@ impl Observer {
         let more = found.len() > limit;
         found.truncate(limit);
         let next = found.last().filter(|_| more).map(|last| last.correlation.clone());
-        let instances = found.iter().map(InstanceSummary::from).collect();
-        Ok(Instances { status: self.with_missing(status)?, is_up_to_date: true, instances, next })
+        let instances = found.iter().map(|judged| InstanceSummary::new(judged, stable)).collect();
+        let (status, stable_ms) = (self.with_missing(status)?, stable.as_ms());
+        Ok(Instances { status, is_up_to_date: true, stable_ms, instances, next })
     }
 
-    /// All that is known of an instance.
+    /// All that is known of an instance. Everything up to `stable` has been folded.
     ///
     /// # Errors
     /// When there is no such choreography or instance.
-    pub fn instance_detail(&self, choreography: &str, correlation: &str) -> Result<InstanceDetail, LookupError> {
+    pub fn instance_detail(
+        &self,
+        choreography: &str,
+        correlation: &str,
+        stable: Hlc,
+    ) -> Result<InstanceDetail, LookupError> {
         if let Some(judged) = self.instance(choreography, correlation) {
-            return Ok(InstanceDetail::new(choreography, &judged, &self.judgements(choreography, correlation)));
+            let events = self.judgements(choreography, correlation);
+            return Ok(InstanceDetail::new(choreography, &judged, &events, stable));
         }
         let state = self.0.state.read();
         let Some(judging) = state.judged.get(choreography) else {
@@ -340,11 +352,13 @@ impl Observer {
 
 fn judged(judging: &Judging, correlation: &str, instance: &Instance) -> Judged {
     let declaration = instance.version.and_then(|version| judging.conformance.versions().get(version).cloned());
+    let events = judging.conformance.fold(correlation).map(|fold| fold.judged());
     Judged {
         correlation: correlation.to_owned(),
         instance: instance.clone(),
         declaration,
         is_partial: judging.is_partial(correlation),
-        events: judging.conformance.fold(correlation).map_or(0, |fold| fold.judged().len()),
+        events: events.map_or(0, <[_]>::len),
+        last: events.and_then(<[_]>::last).map_or(Hlc(0), |(event, _)| event.rank.stamp),
     }
 }
