@@ -12,9 +12,9 @@ use roundelay::node::Node;
 use roundelay::participant::{PlayOptions, Playing};
 use roundelay::stability::Scope;
 use roundelay::views::Fold;
-use roundelay_protocol::choreography::Participant;
 use roundelay_protocol::choreography::participant::{Call, Emission};
 use roundelay_protocol::choreography::view::Bounds;
+use roundelay_protocol::choreography::{Draft, Participant};
 use roundelay_protocol::event::Event;
 use roundelay_protocol::topic::{Pattern, Topic};
 
@@ -28,6 +28,17 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
         assert!(begun.elapsed() < LIMIT, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Nodes that give heartbeats.
+async fn mesh(nodes: usize) -> LocalMesh {
+    let names = (0..nodes).map(|nth| format!("n{nth}"));
+    let heartbeat = Duration::from_millis(200);
+    LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(names) }).await.expect("a mesh")
+}
+
+fn orders() -> Draft {
+    read_draft(include_str!("../examples/declarations/order_saga.toml")).expect("a draft")
 }
 
 async fn publish_step(node: &Node, topic: &str, kind: &str, cause: Option<&str>) {
@@ -57,10 +68,8 @@ fn verdict(node: &Node) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn undoing_waits_for_a_silent_node_until_it_comes_back_or_is_left_out() {
     for is_left_out in [false, true] {
-        let heartbeat = Duration::from_millis(200);
-        let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1", "n2"]) });
-        let mesh = mesh.await.expect("a mesh");
-        let draft = read_draft(include_str!("../examples/declarations/order_saga.toml")).expect("a draft");
+        let mesh = mesh(3).await;
+        let draft = orders();
         publish(&mesh[0], &draft, true).await.expect("a declaration");
         publish_step(&mesh[0], "orders.placed", "order.placed", None).await;
         eventually("the order is everywhere", async || (0..3).all(|nth| verdict(&mesh[nth]) == "pending")).await;
@@ -103,10 +112,8 @@ async fn undoing_waits_for_a_silent_node_until_it_comes_back_or_is_left_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_undone_is_not_done_for_what_may_still_lose() {
-    let heartbeat = Duration::from_millis(200);
-    let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1", "n2"]) });
-    let mesh = mesh.await.expect("a mesh");
-    let draft = read_draft(include_str!("../examples/declarations/order_saga.toml")).expect("a draft");
+    let mesh = mesh(3).await;
+    let draft = orders();
     publish(&mesh[0], &draft, true).await.expect("a declaration");
     let state = |node: usize, order: &str| {
         let judged = mesh[node].observer().instance(NAME, order);
@@ -155,10 +162,8 @@ async fn what_cannot_be_undone_is_not_done_for_what_may_still_lose() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_named_in_a_declaration_holds_nothing_up_and_plays_nothing() {
-    let heartbeat = Duration::from_millis(200);
-    let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1", "n2"]) });
-    let mesh = mesh.await.expect("a mesh");
-    let mut draft = read_draft(include_str!("../examples/declarations/order_saga.toml")).expect("a draft");
+    let mesh = mesh(3).await;
+    let mut draft = orders();
     for role in draft.roles.values_mut() {
         role.nodes = [0, 1].map(|nth| mesh[nth].id().to_base58()).to_vec();
     }
@@ -222,9 +227,7 @@ async fn pay(node: &Node, id: &str, amount: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fold_of_ones_own_is_the_same_everywhere_and_says_what_is_stable() {
-    let heartbeat = Duration::from_millis(200);
-    let mesh = LocalMesh::start(LocalMeshOptions { heartbeat, ..LocalMeshOptions::new(["n0", "n1"]) });
-    let mesh = mesh.await.expect("a mesh");
+    let mesh = mesh(2).await;
     let tills = || vec![Pattern::new("tills").expect("a pattern")];
     // One that can roll back hardly anything reads the log again.
     let small = Fold { bounds: Bounds { events: 1, ..Bounds::default() }, ..amounts() };

@@ -14,11 +14,7 @@ pub fn peer_id_of(author: &Author) -> Option<PeerId> {
 /// The author with a peer id. `None` for peer ids that are not made of an ed25519 key.
 #[must_use]
 pub fn author_of(peer: &PeerId) -> Option<Author> {
-    // An identity multihash: code 0, length, and the public key as protobuf: type ed25519, then its 32 bytes.
-    const PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
-    let bytes = peer.to_bytes();
-    let key = bytes.strip_prefix(&PREFIX)?;
-    Some(Author(key.try_into().ok()?))
+    Author::from_peer_id_bytes(&peer.to_bytes())
 }
 
 /// The text of an author's peer id, or its hexadecimal form where it has none.
@@ -38,5 +34,6 @@ mod tests {
         let author = author_of(&peer).unwrap();
         assert_eq!(peer_id_of(&author), Some(peer));
         assert_eq!(text_of(&author), peer.to_base58());
+        assert_eq!((author.peer_id(), Author::from_peer_id(&peer.to_base58())), (peer.to_base58(), Some(author)));
     }
 }

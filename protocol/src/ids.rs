@@ -37,7 +37,7 @@ bytes32! {
 }
 
 /// What an ed25519 key's peer id has before the key: an identity multihash (code 0, length) of the key as protobuf (type
-/// ed25519, length). See the libp2p specification of peer ids.
+/// ed25519, length), as the specification of peer ids has it.
 const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
 impl Author {
@@ -46,8 +46,13 @@ impl Author {
     pub fn from_peer_id(text: &str) -> Option<Self> {
         let mut bytes = [0; PEER_ID_PREFIX.len() + 32];
         let len = bs58::decode(text).onto(&mut bytes).ok()?;
-        let key = bytes.get(..len)?.strip_prefix(&PEER_ID_PREFIX)?;
-        Some(Self(key.try_into().ok()?))
+        Self::from_peer_id_bytes(bytes.get(..len)?)
+    }
+
+    /// The author with a peer id, in bytes. None for what is no peer id of an ed25519 key.
+    #[must_use]
+    pub fn from_peer_id_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(bytes.strip_prefix(&PEER_ID_PREFIX)?.try_into().ok()?))
     }
 
     /// Its peer id, in base58.

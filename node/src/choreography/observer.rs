@@ -160,9 +160,7 @@ impl Observer {
     /// Topics where events of a choreography may be, over all its versions. None: it is not known.
     #[must_use]
     pub fn topics(&self, choreography: &str) -> Vec<Pattern> {
-        let state = self.0.state.read();
-        let is_known = state.catalog.latest(choreography).is_some();
-        if is_known { state.catalog.patterns(choreography) } else { Vec::new() }
+        self.scope(choreography).map(|scope| scope.topics).unwrap_or_default()
     }
 
     /// Of what it is to be asked what is stable of a choreography: its topics, and the nodes that all its versions name.

@@ -10,11 +10,12 @@ use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
 
 use super::address::split_peer;
 use super::behaviour::{MeshBehaviourEvent, PROTOCOL_PREFIX, protocol_version};
-use super::driver::{Driver, unix_ms};
+use super::driver::Driver;
 use super::flow::Backlog;
 use super::peers::{Connection, PeerState, opens};
 use super::transport;
 use super::{Notice, twin};
+use crate::clock::wall_ms;
 
 /// A node of another mesh has so long to see for itself before we hang up.
 const WRONG_MESH_PATIENCE_MS: u64 = 500;
@@ -131,7 +132,7 @@ impl Driver {
         let joined = self.book.on_connected(peer, dialled, now_ms);
         let dialed = endpoint.is_dialer();
         let flow = &self.shared.flow;
-        let state = self.peers.entry(peer).or_insert_with(|| PeerState::new(unix_ms(), Backlog::new(flow.of(peer))));
+        let state = self.peers.entry(peer).or_insert_with(|| PeerState::new(wall_ms(), Backlog::new(flow.of(peer))));
         state.connections.push(Connection {
             id: connection,
             address,

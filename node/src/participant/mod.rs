@@ -42,6 +42,7 @@ use crate::consumers::{ConsumerConfig, Consumers, ConsumersError};
 use crate::log::LogError;
 use crate::node::{CallError, Node, Transaction};
 use crate::peer_id::author_of;
+use crate::stability::StabilityError;
 
 /// Events that a participant is at, at once.
 pub const MAX_CONCURRENCY: usize = 1_000;
@@ -143,6 +144,17 @@ pub struct Playing {
     stage: Arc<Stage>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+}
+
+/// Why it is not known what is stable. What waits for that goes on waiting.
+#[derive(Debug, thiserror::Error)]
+enum Unknowable {
+    #[error(transparent)]
+    Scope(#[from] LookupError),
+    #[error(transparent)]
+    Stability(#[from] StabilityError),
+    #[error(transparent)]
+    Observer(#[from] ObserverError),
 }
 
 /// What the tasks of one participant share.
@@ -275,24 +287,14 @@ impl Stage {
         self.node.transact(Transaction { marks, ..Transaction::default() }).await.map(drop)
     }
 
-    /// Up to when nothing that matters can change any more, and is judged: the last such stamp. Says too who holds it up, or what
-    /// else does.
-    async fn stable(&self) -> (Hlc, String) {
+    /// Up to when nothing that matters can change any more, and is judged: the last such stamp, and who holds it up.
+    async fn stable(&self) -> Result<(Hlc, String), Unknowable> {
         let choreography = self.participant.choreography();
-        let scope = match self.observer.scope(choreography) {
-            Ok(scope) => scope,
-            Err(error) => return (Hlc(0), error.to_string()),
-        };
-        let stability = match self.node.stability(scope).await {
-            Ok(stability) => stability,
-            Err(error) => return (Hlc(0), error.to_string()),
-        };
+        let stability = self.node.stability(self.observer.scope(choreography)?).await?;
         // What is here by now has to be judged before anything is done because of it.
-        if let Err(error) = self.observer.folded(choreography, self.node.log().last_arrival()).await {
-            return (Hlc(0), error.to_string());
-        }
+        self.observer.folded(choreography, self.node.log().last_arrival()).await?;
         let slowest = stability.nodes.first().map(|node| node.name.clone().unwrap_or_else(|| node.id.clone()));
-        (stability.stable, slowest.unwrap_or_default())
+        Ok((stability.stable, slowest.unwrap_or_default()))
     }
 
     /// Publishes events in one write. Whether they were published before does not matter: their ids tell.

@@ -65,8 +65,11 @@ impl Patience {
             self.extended = Instant::now();
             self.extend(stage, self.waiting.values()).await;
         }
-        let answer = tokio::time::timeout(self.extend_after(stage), stage.stable()).await;
-        let (stable, slowest) = answer.unwrap_or_else(|_| (Hlc(0), "this node, which is busy".to_owned()));
+        let (stable, slowest) = match tokio::time::timeout(self.extend_after(stage), stage.stable()).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => (Hlc(0), error.to_string()),
+            Err(_) => (Hlc(0), "this node, which is busy".to_owned()),
+        };
         let later = self.waiting.split_off(&(Hlc(stable.0.saturating_add(1)), 0));
         let released = std::mem::replace(&mut self.waiting, later);
         // A handler has its whole time from now on.

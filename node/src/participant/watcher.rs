@@ -114,7 +114,7 @@ impl Watch {
         let (settle, now) = (Duration::from_millis(stage.options.settle_ms), Instant::now());
         let rested = self.changed.iter().filter(|(_, changed)| now.duration_since(**changed) >= settle);
         let rested: Vec<String> = rested.take(MAX_LOOKED).map(|(correlation, _)| correlation.clone()).collect();
-        let stable = if rested.is_empty() { Hlc(0) } else { stable(stage).await };
+        let stable = stable(stage, &rested).await;
         for correlation in rested {
             self.changed.remove(&correlation);
             self.tell_superseded(stage, &correlation);
@@ -206,12 +206,21 @@ async fn tell_failure(stage: &Stage, event: &Received, letter: &Letter, time: u3
     stage.publish(planned.flatten().into_iter().collect()).await
 }
 
-/// Up to when nothing can come any more, where anything waits for that.
-async fn stable(stage: &Stage) -> Hlc {
-    if !stage.options.undo_when_stable && stage.lanes.iter().all(|lane| !lane.is_patient) {
+/// Up to when nothing can come any more, where something of these instances may wait for that.
+async fn stable(stage: &Stage, rested: &[String]) -> Hlc {
+    let is_patient = stage.lanes.iter().any(|lane| lane.is_patient);
+    let waits =
+        |correlation: &String| stage.options.undo_when_stable || (is_patient && stage.passed.lock().has(correlation));
+    if !rested.iter().any(waits) {
         return Hlc(0);
     }
-    stage.stable().await.0
+    match stage.stable().await {
+        Ok((stable, _)) => stable,
+        Err(error) => {
+            tracing::warn!(%error, role = stage.participant.role(), "it is not known what is stable: nothing is undone yet");
+            Hlc(0)
+        }
+    }
 }
 
 /// Undoes what superseded events of this role did. False: something is still owed.
