@@ -78,7 +78,6 @@ pub struct Folded<S, E> {
 
 struct States<S, E> {
     fold: Fold<S, E>,
-    patterns: Arc<[Pattern]>,
     tail: Tail,
     view: OnceView<S, E>,
     is_partial: bool,
@@ -91,16 +90,14 @@ where
     E: Send + 'static,
 {
     pub(super) fn new(node: Node, readers: Arc<Semaphore>, patterns: Vec<Pattern>, fold: Fold<S, E>) -> Self {
-        let patterns: Arc<[Pattern]> = patterns.into();
         let states = States {
             view: OnceView::once(fold.bounds, Frontier::default()),
             fold,
-            patterns: patterns.clone(),
             tail: Tail::default(),
             is_partial: false,
             refused: 0,
         };
-        Self { node, readers, states: Arc::new(Mutex::new(states)), patterns }
+        Self { node, readers, states: Arc::new(Mutex::new(states)), patterns: patterns.into() }
     }
 
     /// The state of a key.
@@ -127,10 +124,10 @@ where
         // Before anything is read: what is stable by then is in the view afterwards.
         let (is_subscribed, stable) = stable_of(&self.node, self.patterns.to_vec()).await?;
         let permit = self.readers.clone().acquire_owned().await.map_err(|_| LogError::Closed)?;
-        let (log, states) = (self.node.log(), self.states.clone());
+        let (log, states, patterns) = (self.node.log(), self.states.clone(), self.patterns.clone());
         let read = move || {
             let mut states = states.lock();
-            states.catch_up(&log, stable)?;
+            states.catch_up(&log, &patterns, stable)?;
             let found = look(&states.view);
             drop(permit);
             Ok((found, FoldInfo { is_subscribed, ..states.info() }))
@@ -140,10 +137,9 @@ where
 }
 
 impl<S: Clone + Default, E> States<S, E> {
-    fn catch_up(&mut self, log: &LogReader, stable: Hlc) -> Result<(), LogError> {
-        let patterns = self.patterns.clone();
+    fn catch_up(&mut self, log: &LogReader, patterns: &[Pattern], stable: Hlc) -> Result<(), LogError> {
         let topics = |topic: &Topic| patterns.iter().any(|pattern| pattern.matches(topic));
-        let Self { fold, tail, view, is_partial, refused, .. } = self;
+        let Self { fold, tail, view, is_partial, refused } = self;
         let mut stale = BTreeSet::new();
         tail.read(log, &topics, |_, batch| {
             let (inputs, is_whole) = pick(fold, batch);
