@@ -178,6 +178,6 @@ check_dependencies
 step "an overflow in what is released"
 check_overflow
 step "the demonstration"
-# As it was compiled for the tests: compiling a release takes longer than all that runs here but the tests.
-cargo run --locked -- dev --demo
+# By the binary that the tests have built: compiling another takes minutes.
+"${CARGO_TARGET_DIR:-target}/debug/roundelay" dev --demo
 step "all is well"
