@@ -1,24 +1,30 @@
 //! A node's settings, in layers: defaults, the file in the home, `ROUNDELAY_*` variables, flags. Later ones win, and a
 //! list replaces a list. The file is written, with comments, once the first start has succeeded.
 
+mod addresses;
+mod layers;
+
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use config::{Config, FileFormat, Map, Source, Value, ValueKind};
+use config::{Config, FileFormat, Map, Value};
 use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
-use libp2p::multiaddr::Protocol;
 use roundelay_protocol::quota::LogLimits;
 use roundelay_protocol::topic::Pattern;
 
 use crate::api::tcp::TcpOptions;
 use crate::home::Home;
 use crate::identity::{self, KeyError};
-use crate::node::{DEFAULT_DEDUP_WINDOW, DEFAULT_MESH, NodeConfig};
+use crate::node::NodeConfig;
 use crate::units::{format_bytes, parse_bytes, parse_duration};
+
+use addresses::free_address;
+pub(crate) use addresses::{parse_address, parse_api_address};
+use layers::{DEFAULTS_PLACE, default_layer, environment_layer, flag_layer, flatten, place_of};
 
 const MAX_NAME_BYTES: usize = 64;
 const MAX_LINKS: u64 = 1000;
@@ -34,7 +40,6 @@ const MIN_CAP_BYTES: u64 = 16 << 20;
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 /// And fewer, neither.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(3600);
-const DEFAULTS_PLACE: &str = "the defaults";
 
 /// Every setting: its name in the file, and how it is written in a variable.
 const SETTINGS: [(&str, Kind); 19] = [
@@ -263,125 +268,6 @@ impl Settings {
     }
 }
 
-// ---- layers
-
-/// Values from one place, each with where exactly it comes from. The file's values have no origin of their own.
-#[derive(Debug, Clone, Default)]
-struct Layer(Map<String, Value>);
-
-impl Layer {
-    fn set(&mut self, setting: &str, origin: &str, value: impl Into<ValueKind>) {
-        self.0.insert(setting.to_owned(), Value::new(Some(&origin.to_owned()), value));
-    }
-}
-
-impl Source for Layer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        Ok(self.0.clone())
-    }
-}
-
-fn default_layer() -> Layer {
-    let mut layer = Layer::default();
-    for (setting, value) in
-        [("name", ""), ("mesh", DEFAULT_MESH), ("mesh_key_file", ""), ("store.cap", ""), ("api.listen", "")]
-    {
-        layer.set(setting, DEFAULTS_PLACE, value);
-    }
-    for (setting, value) in
-        [("listen", vec![]), ("join", vec![]), ("advertise", vec![]), ("topics", vec![">"]), ("api.hosts", vec![])]
-    {
-        layer.set(setting, DEFAULTS_PLACE, value);
-    }
-    layer.set("publish.dedup_window", DEFAULTS_PLACE, format!("{} s", DEFAULT_DEDUP_WINDOW.as_secs()));
-    layer.set("heartbeat", DEFAULTS_PLACE, "0s");
-    layer.set("mdns", DEFAULTS_PLACE, true);
-    layer.set("api.open_metrics", DEFAULTS_PLACE, false);
-    layer.set("min_links", DEFAULTS_PLACE, 5_i64);
-    layer.set("max_links", DEFAULTS_PLACE, 128_i64);
-    let limits = LogLimits::default();
-    let counts = [("logs", limits.total), ("logs_per_author", limits.per_author), ("logs_per_topic", limits.per_topic)];
-    for (name, count) in counts {
-        layer.set(&format!("limits.{name}"), DEFAULTS_PLACE, count as i64);
-    }
-    layer
-}
-
-fn environment_layer(variable: impl Fn(&str) -> Option<String>) -> Layer {
-    let mut layer = Layer::default();
-    for (setting, kind) in SETTINGS {
-        let name = format!("ROUNDELAY_{}", setting.replace('.', "_").to_uppercase());
-        match variable(&name) {
-            Some(text) if kind == Kind::List && !text.is_empty() => {
-                let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
-                layer.set(setting, &name, parts);
-            }
-            Some(text) if !text.is_empty() => layer.set(setting, &name, text),
-            _ => {}
-        }
-    }
-    layer
-}
-
-fn flag_layer(options: &Options) -> Layer {
-    let mut layer = Layer::default();
-    let key_file = options.mesh_key_file.as_ref().map(|path| {
-        // The working folder of the next start may be another.
-        std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned()
-    });
-    let ones = [
-        ("name", "--name", options.name.clone()),
-        ("mesh", "--mesh", options.mesh.clone()),
-        ("mesh_key_file", "--mesh-key", key_file),
-        ("store.cap", "--store-cap", options.store_cap.clone()),
-        ("api.listen", "--api", options.api.clone()),
-        ("heartbeat", "--heartbeat", options.heartbeat.clone()),
-    ];
-    for (setting, flag, value) in ones {
-        value.into_iter().for_each(|value| layer.set(setting, flag, value));
-    }
-    let lists = [
-        ("listen", "--listen", &options.listen),
-        ("join", "--join", &options.join),
-        ("advertise", "--advertise", &options.advertise),
-        ("topics", "--topic", &options.topics),
-    ];
-    for (setting, flag, values) in lists.into_iter().filter(|(_, _, values)| !values.is_empty()) {
-        layer.set(setting, flag, values.clone());
-    }
-    if options.no_mdns {
-        layer.set("mdns", "--no-mdns", false);
-    }
-    layer
-}
-
-/// Brings nested tables to dotted names and refuses those that are not settings.
-fn flatten(root: &Value, path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let mut found = Map::new();
-    let mut open = vec![(String::new(), root.clone())];
-    while let Some((name, value)) = open.pop() {
-        let inner = format!("{name}.");
-        let is_group = name.is_empty() || SETTINGS.iter().any(|(setting, _)| setting.starts_with(&inner));
-        match value.kind {
-            ValueKind::Table(table) if is_group => {
-                let prefix = if name.is_empty() { String::new() } else { inner };
-                open.extend(table.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value)));
-            }
-            _ if SETTINGS.iter().any(|(setting, _)| *setting == name) => drop(found.insert(name, value)),
-            _ => return Err(ConfigError::Unknown { place: place_of(&value, path), name }),
-        }
-    }
-    Ok(found)
-}
-
-fn place_of(value: &Value, path: &Path) -> String {
-    value.origin().map_or_else(|| path.display().to_string(), str::to_owned)
-}
-
 // ---- values
 
 struct Reader {
@@ -517,54 +403,6 @@ impl Reader {
             bytes => Ok(bytes),
         }
     }
-}
-
-/// Reads a TCP multiaddr. To listen on, it has to be an address of this machine, without a peer.
-pub(crate) fn parse_address(text: &str, to_listen: bool) -> Result<Multiaddr, String> {
-    let example = if to_listen { "/ip4/0.0.0.0/tcp/4001" } else { "/ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..." };
-    let address: Multiaddr =
-        text.parse().map_err(|error| format!("'{text}' is no multiaddr ({error}): write one like {example}"))?;
-    let parts: Vec<Protocol<'_>> = address.iter().collect();
-    let (host, rest) = parts.split_first().ok_or_else(|| format!("an address is empty: write one like {example}"))?;
-    let host_fits = match host {
-        Protocol::Ip4(_) | Protocol::Ip6(_) => true,
-        Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_) => !to_listen,
-        _ => false,
-    };
-    let rest_fits = match rest {
-        [Protocol::Tcp(_)] => true,
-        [Protocol::Tcp(_), Protocol::P2p(_)] => !to_listen,
-        _ => false,
-    };
-    if host_fits && rest_fits {
-        Ok(address)
-    } else {
-        Err(format!("'{text}' is no address that this node can use: only TCP is spoken, as in {example}"))
-    }
-}
-
-/// Reads where the API shall listen: a port alone is one of loopback.
-pub(crate) fn parse_api_address(text: &str) -> Result<SocketAddr, String> {
-    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let port: Option<u16> = if digits { port.parse().ok() } else { None };
-    let ip = match host {
-        "" | "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        _ => host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .map_or_else(|| host.parse().ok().map(IpAddr::V4), |host| host.parse().ok().map(IpAddr::V6)),
-    };
-    ip.zip(port).map(SocketAddr::from).ok_or_else(|| {
-        format!("'{text}' is no address: write a port, as in 7777, or an address and a port, as in 192.0.2.7:7777")
-    })
-}
-
-/// An address with a port that is free now. It is kept in the file, so that the node can be found again.
-fn free_address() -> Result<Multiaddr, String> {
-    let port = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|listener| listener.local_addr());
-    let port = port.map_err(|error| format!("no free port was found ({error}): set listen"))?.port();
-    Ok(Multiaddr::from(Ipv4Addr::UNSPECIFIED).with(Protocol::Tcp(port)))
 }
 
 fn host_name() -> String {
